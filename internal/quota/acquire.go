@@ -1,0 +1,298 @@
+package quota
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/quotad/quotad/internal/window"
+)
+
+// entry is what one acquire asks of one count.
+type entry struct {
+	key      AccountKey
+	window   window.Window
+	amount   int64
+	declared Cap // the declared limit
+	ceiling  Cap
+	account  Account
+	kept     bool // whether anything is kept of the count yet
+}
+
+// plan is an acquire laid out over the counts it touches.
+type plan struct {
+	entries []entry
+	names   []liveName // undeclared names that are new on their day
+}
+
+type liveName struct {
+	day    string
+	bucket Bucket
+}
+
+// acquire reads first, decides, and writes last; a refusal writes nothing.
+func acquire(s State, now time.Time, op Acquire) (Decision, error) {
+	id := ReceiptKey{op.Principal, op.RequestID}
+	if op.RequestID != "" {
+		r, seen, err := s.Receipt(id)
+		if err != nil {
+			return Decision{}, err
+		}
+		if seen && r.Fingerprint != op.sum {
+			return Decision{Outcome: IDReused, Detail: op.RequestID}, nil
+		}
+		if seen {
+			return replay(s, r)
+		}
+	}
+	p, refusal, err := planAcquire(s, now, op)
+	if err != nil || refusal.Outcome != 0 {
+		return refusal, err
+	}
+	if d := p.verdict(); d.Outcome != Done {
+		return d, nil
+	}
+	return p.commit(s, now, op)
+}
+
+// Check tells what an Acquire would be answered now, and writes nothing. It does not look for a receipt.
+func Check(r Reader, now time.Time, op Acquire) (Decision, error) {
+	p, refusal, err := planAcquire(r, now, op)
+	if err != nil || refusal.Outcome != 0 {
+		return refusal, err
+	}
+	d := p.verdict()
+	d.Balances = p.balances()
+	return d, nil
+}
+
+// replay answers a request that was granted before: what was decided then, with the counts as they stand now.
+func replay(s State, r Receipt) (Decision, error) {
+	d := Decision{Outcome: Done, Replayed: true, Balances: make([]Balance, 0, len(r.Entries))}
+	for _, e := range r.Entries {
+		a, ok, err := s.Account(e.Key)
+		if err != nil {
+			return Decision{}, err
+		}
+		if ok { // the counts of minutes and hours may have left before the receipt
+			d.Balances = append(d.Balances, balanceOf(e.Key, a))
+		}
+	}
+	d.Balances = worthShowing(d.Balances)
+	return d, nil
+}
+
+// planAcquire finds every count that the acquire touches, and how it stands.
+func planAcquire(r Reader, now time.Time, op Acquire) (plan, Decision, error) {
+	book, err := r.Book()
+	if err != nil {
+		return plan{}, Decision{}, err
+	}
+	p := plan{entries: make([]entry, 0, 4)}
+	var index map[AccountKey]int
+	if len(op.Charges) > 1 { // buckets of one request may share a parent
+		index = make(map[AccountKey]int)
+	}
+	for i, c := range op.Charges {
+		leaf := book.Rules(c.Bucket)
+		if leaf == nil {
+			return plan{}, Decision{Outcome: UnknownBucket, Detail: string(c.Bucket)}, nil
+		}
+		if c.CeilingSpan != 0 && !leaf.counts(c.Unit, c.CeilingSpan) {
+			var ps Problems
+			ps.Add(fmt.Sprintf("charges[%d].ceiling_window", i), "%s does not count %s by the %s; want %s, or leave it out",
+				c.Bucket, c.Unit, c.CeilingSpan, spansOf(leaf.caps(c.Unit)))
+			return plan{}, Decision{Outcome: Invalid, Problems: ps}, nil
+		}
+		p.add(r, now, index, c.Bucket, leaf, c)
+		for parent := c.Bucket.Parent(); parent != ""; parent = parent.Parent() {
+			if rules := book.declared(parent); rules != nil {
+				p.add(r, now, index, parent, rules, Charge{Unit: c.Unit, Amount: c.Amount})
+			}
+		}
+		if leaf.undeclared {
+			p.names = append(p.names, liveName{r.Windows().At(window.Day, now, leaf.zone).Label, c.Bucket})
+		}
+	}
+	if err := p.read(r); err != nil {
+		return plan{}, Decision{}, err
+	}
+	refusal, err := p.admitNames(r, book.defaults.UndeclaredLive)
+	return p, refusal, err
+}
+
+// add asks the counts of one bucket for a charge.
+func (p *plan) add(r Reader, now time.Time, index map[AccountKey]int, b Bucket, rules *Rules, c Charge) {
+	caps := rules.caps(c.Unit)
+	limited := len(caps) > 1 || caps[0].cap.Set
+	for _, sc := range caps {
+		w := r.Windows().At(sc.span, now, rules.zone)
+		e := entry{
+			key:    AccountKey{Bucket: b, Unit: c.Unit, Span: sc.span, Label: w.Label},
+			window: w, amount: c.Amount, declared: sc.cap,
+		}
+		if c.CeilingSpan == sc.span || c.CeilingSpan == 0 && (sc.cap.Set || !limited) {
+			e.ceiling = c.Ceiling
+		}
+		if i, ok := index[e.key]; ok {
+			p.entries[i].amount += e.amount
+			p.entries[i].ceiling = p.entries[i].ceiling.Lower(e.ceiling)
+			continue
+		}
+		if index != nil {
+			index[e.key] = len(p.entries)
+		}
+		p.entries = append(p.entries, e)
+	}
+}
+
+func (p *plan) read(r Reader) error {
+	for i := range p.entries {
+		e := &p.entries[i]
+		var err error
+		if e.account, e.kept, err = r.Account(e.key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// admitNames keeps of p.names those that are new on their day, and refuses if there would be too many.
+func (p *plan) admitNames(r Reader, most int64) (Decision, error) {
+	if len(p.names) == 0 {
+		return Decision{}, nil
+	}
+	fresh := p.names[:0]
+	var live int64
+	for i, name := range p.names {
+		if p.counted(name) || i > 0 && containsName(fresh, name) {
+			continue
+		}
+		known, n, err := r.LiveNames(name.day, name.bucket)
+		if err != nil {
+			return Decision{}, err
+		}
+		if known {
+			continue
+		}
+		fresh = append(fresh, name)
+		if live = n + int64(len(fresh)); live > most {
+			return Decision{Outcome: TooManyNames, Detail: string(name.bucket)}, nil
+		}
+	}
+	p.names = fresh
+	return Decision{}, nil
+}
+
+// counted tells, without another look-up, that a name has a count on its day already.
+func (p *plan) counted(name liveName) bool {
+	for i := range p.entries {
+		if e := &p.entries[i]; e.kept && e.key.Span == window.Day && e.key.Bucket == name.bucket {
+			return true
+		}
+	}
+	return false
+}
+
+func containsName(names []liveName, name liveName) bool {
+	for _, n := range names {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
+
+// verdict compares by subtraction, which cannot overflow: counts and bounds are never negative.
+func (p *plan) verdict() Decision {
+	var violations []Violation
+	for i := range p.entries {
+		e := &p.entries[i]
+		most := e.account.limit(e.declared)
+		if !most.Set {
+			most = AtMost(CountMax)
+		}
+		bound := most.Lower(e.ceiling)
+		if e.amount <= bound.Max-e.account.Used-e.account.Held {
+			continue
+		}
+		next := AtMost(CountMax).Lower(e.declared).Lower(e.ceiling) // an override ends with its window
+		violations = append(violations, Violation{
+			Balance:   balanceIn(e.key, e.window, e.account, e.declared),
+			Requested: e.amount, Cap: bound.Max,
+			Ceiling: bound.Max < most.Max,
+			Never:   e.key.Span == window.Ever || e.amount > next.Max,
+		})
+	}
+	if violations != nil {
+		return Decision{Outcome: Denied, Violations: violations, RetryAt: retryAt(violations)}
+	}
+	return Decision{Outcome: Done}
+}
+
+// commit charges every count, and keeps the receipt.
+func (p *plan) commit(s State, now time.Time, op Acquire) (Decision, error) {
+	for i := range p.entries {
+		e := &p.entries[i]
+		e.account.Used += e.amount
+		if op.RequestID != "" {
+			e.account.Receipted += e.amount
+		}
+		e.account.Limit = e.declared
+		e.account.Start, e.account.End = e.window.Start, e.window.End
+		if err := s.SetAccount(e.key, e.account); err != nil {
+			return Decision{}, err
+		}
+	}
+	for _, n := range p.names {
+		if err := s.AddLiveName(n.day, n.bucket); err != nil {
+			return Decision{}, err
+		}
+	}
+	if op.RequestID != "" {
+		r := Receipt{Fingerprint: op.sum, Time: now, Entries: make([]Entry, len(p.entries))}
+		for i, e := range p.entries {
+			r.Entries[i] = Entry{Key: e.key, Amount: e.amount, Resets: e.account.Resets}
+		}
+		if err := s.SetReceipt(ReceiptKey{op.Principal, op.RequestID}, r); err != nil {
+			return Decision{}, err
+		}
+	}
+	return Decision{Outcome: Done, Balances: p.balances()}, nil
+}
+
+func (p *plan) balances() []Balance {
+	bs := make([]Balance, len(p.entries))
+	for i, e := range p.entries {
+		bs[i] = balanceIn(e.key, e.window, e.account, e.declared)
+	}
+	return worthShowing(bs)
+}
+
+// worthShowing leaves out the day's count where the bucket limits the unit in other windows but not by day. The balances of
+// one bucket and unit stand together.
+func worthShowing(bs []Balance) []Balance {
+	kept := bs[:0]
+	for len(bs) > 0 {
+		n, limited := 0, false
+		for n < len(bs) && bs[n].Bucket == bs[0].Bucket && bs[n].Unit == bs[0].Unit {
+			limited = limited || bs[n].Limit.Set
+			n++
+		}
+		for _, b := range bs[:n] {
+			if b.Limit.Set || !limited {
+				kept = append(kept, b)
+			}
+		}
+		bs = bs[n:]
+	}
+	return kept
+}
+
+func spansOf(caps []spanCap) string {
+	names := make([]string, len(caps))
+	for i, c := range caps {
+		names[i] = c.span.String()
+	}
+	return strings.Join(names, " or ")
+}

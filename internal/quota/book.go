@@ -1,0 +1,214 @@
+package quota
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/quotad/quotad/internal/window"
+)
+
+// Book is all that is declared, compiled for look-up. It is never changed once made, so it may be shared.
+type Book struct {
+	defaults Defaults
+	settings map[string]Settings
+	exact    map[string]*Rules
+	patterns map[int][]*Rules // by number of segments, the most specific first
+	fallback *Rules           // for names nobody declared; nil where the default is off
+	counted  *Rules           // for undeclared children of declared buckets
+}
+
+// Rules is what holds for a bucket.
+type Rules struct {
+	// Name is the declaration that it comes from: the bucket's own name, a pattern, "default", or "" for a bucket that is only
+	// counted.
+	Name string
+	// Settings are those of the declaration, with the zone in force filled in.
+	Settings Settings
+
+	zone       *time.Location
+	undeclared bool // made by a caller rather than by a declaration
+	units      []unitRules
+}
+
+type unitRules struct {
+	unit Unit
+	caps []spanCap
+}
+
+// spanCap is one window in which a unit is counted, and the most it may come to there.
+type spanCap struct {
+	span window.Span
+	cap  Cap
+}
+
+// A unit without a limit is counted by day all the same, so that usage can be seen before it is limited.
+var countedByDay = []spanCap{{span: window.Day}}
+
+// NewBook compiles declarations. The error names the declaration that is wrong.
+func NewBook(defaults Defaults, settings map[string]Settings) (*Book, error) {
+	if err := defaults.Check(); err != nil {
+		return nil, err
+	}
+	b := &Book{
+		defaults: defaults, settings: settings,
+		exact: make(map[string]*Rules, len(settings)), patterns: make(map[int][]*Rules),
+	}
+	for name, s := range settings {
+		if err := CheckPattern(name); err != nil {
+			return nil, fmt.Errorf("bucket %w", err)
+		}
+		if err := s.Check(); err != nil {
+			return nil, fmt.Errorf("bucket %s: %w", name, err)
+		}
+		r := compile(name, s, defaults)
+		if IsPattern(name) {
+			n := strings.Count(name, "/") + 1
+			b.patterns[n] = append(b.patterns[n], r)
+		} else {
+			b.exact[name] = r
+		}
+	}
+	for _, rules := range b.patterns {
+		slices.SortFunc(rules, func(a, b *Rules) int { return comparePatterns(a.Name, b.Name) })
+	}
+	b.counted = compile("", Settings{}, defaults)
+	b.counted.undeclared = true
+	if len(defaults.Limits) > 0 {
+		b.fallback = compile("default", Settings{Limits: defaults.Limits}, defaults)
+		b.fallback.undeclared = true
+	}
+	return b, nil
+}
+
+func compile(name string, s Settings, d Defaults) *Rules {
+	s.Zone = cmp.Or(s.Zone, d.Zone, "UTC")
+	zone, err := window.LoadZone(s.Zone)
+	if err != nil {
+		panic(fmt.Sprintf("quota: zone %q was checked before: %v", s.Zone, err))
+	}
+	r := &Rules{Name: name, Settings: s, zone: zone}
+	for _, l := range s.Limits {
+		i := slices.IndexFunc(r.units, func(u unitRules) bool { return u.unit == l.Unit })
+		if i < 0 {
+			i = len(r.units)
+			r.units = append(r.units, unitRules{unit: l.Unit})
+		}
+		r.units[i].caps = append(r.units[i].caps, spanCap{l.Span, AtMost(l.Max)})
+	}
+	for i := range r.units {
+		u := &r.units[i]
+		if !slices.ContainsFunc(u.caps, func(c spanCap) bool { return c.span == window.Day }) {
+			u.caps = append(u.caps, countedByDay...)
+		}
+		slices.SortFunc(u.caps, func(a, b spanCap) int { return cmp.Compare(a.span, b.span) })
+	}
+	return r
+}
+
+// comparePatterns puts the more specific pattern first: the one whose leftmost differing segment is not "*".
+func comparePatterns(a, b string) int {
+	as, bs := strings.Split(a, "/"), strings.Split(b, "/")
+	for i := range as {
+		if as[i] == bs[i] {
+			continue
+		}
+		if as[i] == "*" {
+			return 1
+		}
+		if bs[i] == "*" {
+			return -1
+		}
+		return strings.Compare(as[i], bs[i])
+	}
+	return 0
+}
+
+// Defaults returns what holds where nothing is declared.
+func (b *Book) Defaults() Defaults { return b.defaults }
+
+// Settings returns what is declared under that very name.
+func (b *Book) Settings(name string) (Settings, bool) {
+	s, ok := b.settings[name]
+	return s, ok
+}
+
+// Names returns every declared name and pattern, sorted.
+func (b *Book) Names() []string { return slices.Sorted(maps.Keys(b.settings)) }
+
+// Rules returns what holds for a bucket when it is charged itself; nil if it is unknown: neither it nor a parent is declared,
+// and the default is off. The most specific declaration wins: exact, then a pattern, then the default for a name that has
+// neither a declaration nor a declared parent. A child of a declared bucket without a declaration of its own is only counted.
+func (b *Book) Rules(bucket Bucket) *Rules {
+	if r := b.declared(bucket); r != nil {
+		return r
+	}
+	for p := bucket.Parent(); p != ""; p = p.Parent() {
+		if b.declared(p) != nil {
+			return b.counted
+		}
+	}
+	return b.fallback
+}
+
+// declared returns the rules of a bucket that has a declaration of its own or a pattern's; else nil.
+func (b *Book) declared(bucket Bucket) *Rules {
+	if r := b.exact[string(bucket)]; r != nil {
+		return r
+	}
+	if len(b.patterns) == 0 {
+		return nil
+	}
+	for _, r := range b.patterns[strings.Count(string(bucket), "/")+1] {
+		if matches(r.Name, string(bucket)) {
+			return r
+		}
+	}
+	return nil
+}
+
+// matches tells whether a pattern matches a name with as many segments.
+func matches(pattern, name string) bool {
+	for {
+		p, restP, more := strings.Cut(pattern, "/")
+		n, restN, _ := strings.Cut(name, "/")
+		if p != "*" && p != n {
+			return false
+		}
+		if !more {
+			return true
+		}
+		pattern, name = restP, restN
+	}
+}
+
+// Zone returns the zone of the bucket's windows.
+func (r *Rules) Zone() *time.Location { return r.zone }
+
+// caps returns the windows in which a unit is counted, shortest first; the day is always among them.
+func (r *Rules) caps(u Unit) []spanCap {
+	for i := range r.units {
+		if r.units[i].unit == u {
+			return r.units[i].caps
+		}
+	}
+	return countedByDay
+}
+
+// cap returns the limit of a unit in a window; none if there is none.
+func (r *Rules) cap(u Unit, s window.Span) Cap {
+	for _, c := range r.caps(u) {
+		if c.span == s {
+			return c.cap
+		}
+	}
+	return Cap{}
+}
+
+// counts tells whether a unit is counted in a window.
+func (r *Rules) counts(u Unit, s window.Span) bool {
+	return slices.ContainsFunc(r.caps(u), func(c spanCap) bool { return c.span == s })
+}

@@ -1,0 +1,145 @@
+package quota
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/quotad/quotad/internal/window"
+)
+
+// View is a bucket as it stands.
+type View struct {
+	Name     string    // a bucket, or a declared pattern
+	Declared *Settings // under this very name; nil if nothing is
+	InForce  string    // the declaration in force: see Rules.Name
+	Unknown  bool      // nobody declared it, and the default is off
+	Settings Settings  // in force, with its zone
+	Balances []Balance // current counts; limits that have not been charged yet are there with 0 used
+}
+
+// Look returns a bucket, or a declared pattern, as it stands at now.
+func Look(r Reader, now time.Time, name string) (View, error) {
+	book, err := r.Book()
+	if err != nil {
+		return View{}, err
+	}
+	v := View{Name: name}
+	if s, ok := book.Settings(name); ok {
+		v.Declared = &s
+	}
+	if IsPattern(name) {
+		if v.Declared != nil {
+			c := compile(name, *v.Declared, book.defaults)
+			v.InForce, v.Settings = name, c.Settings
+		}
+		return v, nil
+	}
+	rules := book.Rules(Bucket(name))
+	if rules == nil {
+		v.Unknown = true
+		rules = book.counted
+	}
+	v.InForce, v.Settings = rules.Name, rules.Settings
+	v.Balances, err = current(r, now, Bucket(name), rules)
+	return v, err
+}
+
+// current returns the counts of a bucket's current windows: those limited and those charged.
+func current(r Reader, now time.Time, b Bucket, rules *Rules) ([]Balance, error) {
+	keys, err := currentKeys(r, now, b)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range rules.units {
+		for _, sc := range u.caps {
+			k := AccountKey{b, u.unit, sc.span, r.Windows().At(sc.span, now, rules.zone).Label}
+			if sc.cap.Set && !slices.Contains(keys, k) {
+				keys = append(keys, k)
+			}
+		}
+	}
+	slices.SortFunc(keys, func(a, b AccountKey) int {
+		if c := compareText(string(a.Unit), string(b.Unit)); c != 0 {
+			return c
+		}
+		return int(a.Span) - int(b.Span)
+	})
+	balances := make([]Balance, 0, len(keys))
+	for _, k := range keys {
+		a, _, err := r.Account(k)
+		if err != nil {
+			return nil, err
+		}
+		balances = append(balances, balanceIn(k, r.Windows().At(k.Span, now, rules.zone), a, rules.cap(k.Unit, k.Span)))
+	}
+	return worthShowing(balances), nil
+}
+
+// currentKeys returns the counts that are kept of a bucket in its current windows.
+func currentKeys(r Reader, now time.Time, b Bucket) ([]AccountKey, error) {
+	book, err := r.Book()
+	if err != nil {
+		return nil, err
+	}
+	rules := book.Rules(b)
+	if rules == nil {
+		rules = book.counted
+	}
+	var keys []AccountKey
+	for _, span := range window.Spans() {
+		w := r.Windows().At(span, now, rules.zone)
+		units, err := r.Units(b, w)
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range units {
+			keys = append(keys, AccountKey{b, u, span, w.Label})
+		}
+	}
+	return keys, nil
+}
+
+// balanceIn returns a count in a window that is known, with the limit declared now.
+func balanceIn(k AccountKey, w window.Window, a Account, declared Cap) Balance {
+	return Balance{
+		Bucket: k.Bucket, Unit: k.Unit, Window: w, Limit: a.limit(declared),
+		Used: a.Used, Held: a.Held, Overridden: a.Override.Set,
+	}
+}
+
+// Past returns a count as it was kept, with the limit that held when it was last charged.
+func Past(k AccountKey, a Account) Balance { return balanceOf(k, a) }
+
+func balanceOf(k AccountKey, a Account) Balance {
+	return balanceIn(k, window.Window{Span: k.Span, Label: k.Label, Start: a.Start, End: a.End}, a, a.Limit)
+}
+
+// line returns a count in a line, for the audit trail.
+func (b Balance) line() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s/%s", b.Unit, b.Window.Span)
+	if b.Window.Label != "" {
+		fmt.Fprintf(&s, " %s", b.Window.Label)
+	}
+	fmt.Fprintf(&s, ": used %d", b.Used)
+	if b.Held > 0 {
+		fmt.Fprintf(&s, ", held %d", b.Held)
+	}
+	if b.Limit.Set {
+		fmt.Fprintf(&s, " of %d", b.Limit.Max)
+	}
+	if b.Overridden {
+		s.WriteString(" (override)")
+	}
+	return s.String()
+}
+
+func lines(bs []Balance) string {
+	parts := make([]string, len(bs))
+	for i, b := range bs {
+		parts[i] = b.line()
+	}
+	return strings.Join(parts, "; ")
+}
