@@ -2,18 +2,23 @@ package quota
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/quotad/quotad/internal/window"
 )
 
+// windowsAhead bounds how many overrides in a row are looked through for the time at which a refused acquire could pass.
+const windowsAhead = 16
+
 // entry is what one acquire asks of one count.
 type entry struct {
 	key      AccountKey
 	window   window.Window
 	amount   int64
-	declared Cap // the declared limit
+	declared Cap // the limit in force but for an override
+	lasting  Cap // the declared limit, which holds in the next window too
 	ceiling  Cap
 	account  Account
 	kept     bool // whether anything is kept of the count yet
@@ -21,8 +26,12 @@ type entry struct {
 
 // plan is an acquire laid out over the counts it touches.
 type plan struct {
+	reader  Reader
+	now     time.Time
+	book    *Book
 	entries []entry
-	names   []liveName // undeclared names that are new on their day
+	index   map[AccountKey]int // of entries, where buckets of one request may share a parent; else nil
+	names   []liveName         // undeclared names that are new on their day
 }
 
 type liveName struct {
@@ -42,15 +51,15 @@ func acquire(s State, now time.Time, op Acquire) (Decision, error) {
 			return Decision{Outcome: IDReused, Detail: op.RequestID}, nil
 		}
 		if seen {
-			return replay(s, r)
+			return replay(s, now, r)
 		}
 	}
 	p, refusal, err := planAcquire(s, now, op)
 	if err != nil || refusal.Outcome != 0 {
 		return refusal, err
 	}
-	if d := p.verdict(); d.Outcome != Done {
-		return d, nil
+	if d, err := p.verdict(s); err != nil || d.Outcome != Done {
+		return d, err
 	}
 	return p.commit(s, now, op)
 }
@@ -62,12 +71,16 @@ func Check(r Reader, now time.Time, op Acquire) (Decision, error) {
 		return refusal, err
 	}
 	d := p.verdict()
-	d.Balances = p.balances()
+	d.Time, d.Balances = now, p.balances()
 	return d, nil
 }
 
 // replay answers a request that was granted before: what was decided then, with the counts as they stand now.
-func replay(s State, r Receipt) (Decision, error) {
+func replay(s State, now time.Time, r Receipt) (Decision, error) {
+	book, err := s.Book()
+	if err != nil {
+		return Decision{}, err
+	}
 	d := Decision{Outcome: Done, Replayed: true, Balances: make([]Balance, 0, len(r.Entries))}
 	for _, e := range r.Entries {
 		a, ok, err := s.Account(e.Key)
@@ -75,7 +88,7 @@ func replay(s State, r Receipt) (Decision, error) {
 			return Decision{}, err
 		}
 		if ok { // the counts of minutes and hours may have left before the receipt
-			d.Balances = append(d.Balances, balanceOf(e.Key, a))
+			d.Balances = append(d.Balances, standing(book, now, e.Key, a))
 		}
 	}
 	d.Balances = worthShowing(d.Balances)
@@ -88,10 +101,9 @@ func planAcquire(r Reader, now time.Time, op Acquire) (plan, Decision, error) {
 	if err != nil {
 		return plan{}, Decision{}, err
 	}
-	p := plan{entries: make([]entry, 0, 4)}
-	var index map[AccountKey]int
-	if len(op.Charges) > 1 { // buckets of one request may share a parent
-		index = make(map[AccountKey]int)
+	p := plan{reader: r, now: now, book: book, entries: make([]entry, 0, 4)}
+	if len(op.Charges) > 1 {
+		p.index = make(map[AccountKey]int)
 	}
 	for i, c := range op.Charges {
 		leaf := book.Rules(c.Bucket)
@@ -104,53 +116,52 @@ func planAcquire(r Reader, now time.Time, op Acquire) (plan, Decision, error) {
 				c.Bucket, c.Unit, c.CeilingSpan, spansOf(leaf.caps(c.Unit)))
 			return plan{}, Decision{Outcome: Invalid, Problems: ps}, nil
 		}
-		p.add(r, now, index, c.Bucket, leaf, c)
+		p.add(c.Bucket, leaf, c)
 		for parent := c.Bucket.Parent(); parent != ""; parent = parent.Parent() {
 			if rules := book.declared(parent); rules != nil {
-				p.add(r, now, index, parent, rules, Charge{Unit: c.Unit, Amount: c.Amount})
+				p.add(parent, rules, Charge{Unit: c.Unit, Amount: c.Amount})
 			}
 		}
 		if leaf.undeclared {
 			p.names = append(p.names, liveName{r.Windows().At(window.Day, now, leaf.zone).Label, c.Bucket})
 		}
 	}
-	if err := p.read(r); err != nil {
+	if err := p.read(); err != nil {
 		return plan{}, Decision{}, err
 	}
-	refusal, err := p.admitNames(r, book.defaults.UndeclaredLive)
+	refusal, err := p.admitNames(book.defaults.UndeclaredLive)
 	return p, refusal, err
 }
 
 // add asks the counts of one bucket for a charge.
-func (p *plan) add(r Reader, now time.Time, index map[AccountKey]int, b Bucket, rules *Rules, c Charge) {
-	caps := rules.caps(c.Unit)
-	limited := len(caps) > 1 || caps[0].cap.Set
-	for _, sc := range caps {
-		w := r.Windows().At(sc.span, now, rules.zone)
+func (p *plan) add(b Bucket, rules *Rules, c Charge) {
+	limited := rules.limits(c.Unit)
+	for _, sc := range rules.caps(c.Unit) {
+		w := p.reader.Windows().At(sc.span, p.now, rules.zone)
 		e := entry{
 			key:    AccountKey{Bucket: b, Unit: c.Unit, Span: sc.span, Label: w.Label},
-			window: w, amount: c.Amount, declared: sc.cap,
+			window: w, amount: c.Amount, declared: p.book.limit(rules, c.Unit, w), lasting: sc.cap,
 		}
 		if c.CeilingSpan == sc.span || c.CeilingSpan == 0 && (sc.cap.Set || !limited) {
 			e.ceiling = c.Ceiling
 		}
-		if i, ok := index[e.key]; ok {
+		if i, ok := p.index[e.key]; ok {
 			p.entries[i].amount += e.amount
 			p.entries[i].ceiling = p.entries[i].ceiling.Lower(e.ceiling)
 			continue
 		}
-		if index != nil {
-			index[e.key] = len(p.entries)
+		if p.index != nil {
+			p.index[e.key] = len(p.entries)
 		}
 		p.entries = append(p.entries, e)
 	}
 }
 
-func (p *plan) read(r Reader) error {
+func (p *plan) read() error {
 	for i := range p.entries {
 		e := &p.entries[i]
 		var err error
-		if e.account, e.kept, err = r.Account(e.key); err != nil {
+		if e.account, e.kept, err = p.reader.Account(e.key); err != nil {
 			return err
 		}
 	}
@@ -158,7 +169,7 @@ func (p *plan) read(r Reader) error {
 }
 
 // admitNames keeps of p.names those that are new on their day, and refuses if there would be too many.
-func (p *plan) admitNames(r Reader, most int64) (Decision, error) {
+func (p *plan) admitNames(most int64) (Decision, error) {
 	if len(p.names) == 0 {
 		return Decision{}, nil
 	}
@@ -168,7 +179,7 @@ func (p *plan) admitNames(r Reader, most int64) (Decision, error) {
 		if p.counted(name) || i > 0 && containsName(fresh, name) {
 			continue
 		}
-		known, n, err := r.LiveNames(name.day, name.bucket)
+		known, n, err := p.reader.LiveNames(name.day, name.bucket)
 		if err != nil {
 			return Decision{}, err
 		}
@@ -203,8 +214,21 @@ func containsName(names []liveName, name liveName) bool {
 	return false
 }
 
-// verdict compares by subtraction, which cannot overflow: counts and bounds are never negative.
-func (p *plan) verdict() Decision {
+// verdict decides: every count has room for what is asked of it, or all those that have not are named.
+func (p *plan) verdict(r Reader) (Decision, error) {
+	violations := p.violations()
+	if violations == nil {
+		return Decision{Outcome: Done}, nil
+	}
+	at, err := p.passAt(r, violations)
+	if err != nil {
+		return Decision{}, err
+	}
+	return Decision{Outcome: Denied, Violations: violations, RetryAt: at}, nil
+}
+
+// violations compares by subtraction, which cannot overflow: counts and bounds are never negative.
+func (p *plan) violations() []Violation {
 	var violations []Violation
 	for i := range p.entries {
 		e := &p.entries[i]
@@ -216,7 +240,7 @@ func (p *plan) verdict() Decision {
 		if e.amount <= bound.Max-e.account.Used-e.account.Held {
 			continue
 		}
-		next := AtMost(CountMax).Lower(e.declared).Lower(e.ceiling) // an override ends with its window
+		next := AtMost(CountMax).Lower(e.lasting).Lower(e.ceiling) // an override ends with its window
 		violations = append(violations, Violation{
 			Balance:   balanceIn(e.key, e.window, e.account, e.declared),
 			Requested: e.amount, Cap: bound.Max,
@@ -224,10 +248,45 @@ func (p *plan) verdict() Decision {
 			Never:   e.key.Span == window.Ever || e.amount > next.Max,
 		})
 	}
-	if violations != nil {
-		return Decision{Outcome: Denied, Violations: violations, RetryAt: retryAt(violations)}
+	return violations
+}
+
+// passAt returns when an acquire that is refused could pass if nothing else were taken: when the last window that refuses has
+// ended. The counts of the windows after it have to be looked at too: an override may end with its window, or be made for a
+// later one, and a change of zone may lead to a window that was charged before. Zero if never.
+func (p *plan) passAt(r Reader, violations []Violation) (time.Time, error) {
+	later := plan{entries: slices.Clone(p.entries)}
+	at := retryAt(violations)
+	for range windowsAhead {
+		if at.IsZero() {
+			break
+		}
+		if err := later.move(r, at); err != nil {
+			return time.Time{}, err
+		}
+		if violations = later.violations(); violations == nil {
+			break
+		}
+		at = retryAt(violations)
 	}
-	return Decision{Outcome: Done}
+	return at, nil
+}
+
+// move lays a plan out over the windows that hold t.
+func (p *plan) move(r Reader, t time.Time) error {
+	for i := range p.entries {
+		e := &p.entries[i]
+		if e.window.Contains(t) {
+			continue
+		}
+		e.window = r.Windows().At(e.key.Span, t, e.window.Start.Location())
+		e.key.Label = e.window.Label
+		var err error
+		if e.account, e.kept, err = r.Account(e.key); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // commit charges every count, and keeps the receipt.

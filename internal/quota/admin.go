@@ -163,6 +163,7 @@ func configure(s State, now time.Time, op Configure) (Decision, error) {
 	if err != nil {
 		return Decision{}, err
 	}
+	op.Defaults.Exhausted = book.Defaults().Exhausted
 	before, after := book.Defaults().String(), op.Defaults.String()
 	if before == after {
 		return Decision{Outcome: Done}, nil
@@ -172,6 +173,21 @@ func configure(s State, now time.Time, op Configure) (Decision, error) {
 	}
 	return Decision{Outcome: Done}, s.Audit(AuditRecord{
 		Time: now, Principal: op.Principal, Action: "configure", Before: before, After: after,
+	})
+}
+
+func exhaust(s State, now time.Time, op Exhaust) (Decision, error) {
+	book, err := s.Book()
+	if err != nil {
+		return Decision{}, err
+	}
+	d := book.Defaults()
+	d.Exhausted = now
+	if err := s.SetDefaults(d); err != nil {
+		return Decision{}, err
+	}
+	return Decision{Outcome: Done}, s.Audit(AuditRecord{
+		Time: now, Principal: op.Principal, Action: "restore", Reason: op.Reason, After: "limited units are exhausted until the day ends",
 	})
 }
 
@@ -188,7 +204,7 @@ func setOverride(s State, now time.Time, op SetOverride) (Decision, error) {
 	if err != nil {
 		return Decision{}, err
 	}
-	declared := rules.cap(key.Unit, key.Span)
+	declared := book.limit(rules, key.Unit, w)
 	d := Decision{Outcome: Done, Before: []Balance{balanceIn(key, w, a, declared)}}
 	changed := a.Override != op.Limit
 	a.Override, a.Limit, a.Start, a.End = op.Limit, declared, w.Start, w.End
@@ -268,6 +284,10 @@ func reset(s State, now time.Time, op Reset) (Decision, error) {
 	if ps != nil {
 		return Decision{Outcome: Invalid, Problems: ps}, nil
 	}
+	book, err := s.Book()
+	if err != nil {
+		return Decision{}, err
+	}
 	keys, err := currentKeys(s, now, op.Bucket)
 	if err != nil {
 		return Decision{}, err
@@ -277,7 +297,21 @@ func reset(s State, now time.Time, op Reset) (Decision, error) {
 		if op.Unit != "" && k.Unit != op.Unit || op.Span != 0 && k.Span != op.Span {
 			continue
 		}
-		if err := resetAccount(s, k, op.ValidateOnly, &d); err != nil {
+		a, _, err := s.Account(k)
+		if err != nil {
+			return Decision{}, err
+		}
+		if a.Used == 0 {
+			continue
+		}
+		d.Before = append(d.Before, standing(book, now, k, a))
+		a.Used, a.Receipted = 0, 0
+		a.Resets++
+		d.After = append(d.After, standing(book, now, k, a))
+		if op.ValidateOnly {
+			continue
+		}
+		if err := s.SetAccount(k, a); err != nil {
 			return Decision{}, err
 		}
 	}
@@ -288,21 +322,6 @@ func reset(s State, now time.Time, op Reset) (Decision, error) {
 		Time: now, Principal: op.Principal, Action: "reset", Bucket: string(op.Bucket), Reason: op.Reason,
 		Before: lines(d.Before), After: lines(d.After),
 	})
-}
-
-func resetAccount(s State, k AccountKey, validateOnly bool, d *Decision) error {
-	a, ok, err := s.Account(k)
-	if err != nil || !ok || a.Used == 0 {
-		return err
-	}
-	d.Before = append(d.Before, balanceOf(k, a))
-	a.Used, a.Receipted = 0, 0
-	a.Resets++
-	d.After = append(d.After, balanceOf(k, a))
-	if validateOnly {
-		return nil
-	}
-	return s.SetAccount(k, a)
 }
 
 func checkReason(ps *Problems, reason string) {

@@ -208,6 +208,22 @@ func (r *Rules) cap(u Unit, s window.Span) Cap {
 	return Cap{}
 }
 
+// limit returns the declared limit of a unit in a window; none if there is none. On the day of a restored backup a limited unit
+// has nothing left.
+func (b *Book) limit(r *Rules, u Unit, w window.Window) Cap {
+	c := r.cap(u, w.Span)
+	if !b.defaults.Exhausted.IsZero() && w.Span == window.Day && r.limits(u) && w.Contains(b.defaults.Exhausted) {
+		return AtMost(0)
+	}
+	return c
+}
+
+// limits tells whether a unit is limited in any window.
+func (r *Rules) limits(u Unit) bool {
+	caps := r.caps(u)
+	return len(caps) > 1 || caps[0].cap.Set
+}
+
 // counts tells whether a unit is counted in a window.
 func (r *Rules) counts(u Unit, s window.Span) bool {
 	return slices.ContainsFunc(r.caps(u), func(c spanCap) bool { return c.span == s })

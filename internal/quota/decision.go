@@ -39,10 +39,11 @@ func Outcomes() []Outcome {
 // Decision is the answer to an op.
 type Decision struct {
 	Outcome    Outcome
+	Time       time.Time   // when it was decided, by the ledger's clock
 	Replayed   bool        // the request had been granted before, under the same id
 	Balances   []Balance   // Acquire: the counts charged, as they stand now
 	Violations []Violation // Denied: every limit that refused
-	RetryAt    time.Time   // Denied: when this very request could pass; zero if never
+	RetryAt    time.Time   // Denied: when this very request could pass if nothing else were taken; zero if never
 	Problems   Problems    // Invalid
 	Detail     string      // a refusal's bucket or id, for people
 
@@ -109,7 +110,7 @@ func (v Violation) String() string {
 	return s.String()
 }
 
-// retryAt returns when a request with these violations could pass: when the last of their windows ends. Zero if never.
+// retryAt returns when the last of the windows ends that refused. Zero if one of them will never let the request pass.
 func retryAt(violations []Violation) time.Time {
 	var at time.Time
 	for _, v := range violations {

@@ -76,6 +76,9 @@ type Configure struct {
 	Defaults  Defaults
 }
 
+// Exhaust ends the day for every limited unit: what was spent today is not known. An override opens a bucket again.
+type Exhaust struct{ Principal, Reason string }
+
 // Note puts a record into the audit trail and changes nothing else.
 type Note struct {
 	Principal, Reason, Action, After string
@@ -88,6 +91,7 @@ func (ApplySet) isOp()     {}
 func (SetOverride) isOp()  {}
 func (Reset) isOp()        {}
 func (Configure) isOp()    {}
+func (Exhaust) isOp()      {}
 func (Note) isOp()         {}
 
 // Problem is one thing that is wrong with a request.

@@ -10,6 +10,12 @@ import (
 // Apply decides op at now and makes its change. A refusal is an outcome, not an error. An error means that the state failed:
 // if nothing had been written yet (the state can tell) only this op is lost, else nothing of the transaction may be kept.
 func Apply(s State, now time.Time, op Op) (Decision, error) {
+	d, err := apply(s, now, op)
+	d.Time = now
+	return d, err
+}
+
+func apply(s State, now time.Time, op Op) (Decision, error) {
 	switch op := op.(type) {
 	case Acquire:
 		return acquire(s, now, op)
@@ -25,6 +31,8 @@ func Apply(s State, now time.Time, op Op) (Decision, error) {
 		return reset(s, now, op)
 	case Configure:
 		return configure(s, now, op)
+	case Exhaust:
+		return exhaust(s, now, op)
 	case Note:
 		return Decision{Outcome: Done}, s.Audit(AuditRecord{
 			Time: now, Principal: op.Principal, Action: op.Action, After: op.After, Reason: op.Reason,

@@ -3,6 +3,7 @@ package quota
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/quotad/quotad/internal/window"
 )
@@ -93,6 +94,10 @@ type Defaults struct {
 	Limits         []Limit // for a name that nobody declared, nor a parent of it; none means that such a name is unknown
 	Zone           string  // IANA name, of buckets without one of their own; "" means UTC
 	UndeclaredLive int64   // how many undeclared names may have a count on one day; 0 means none
+
+	// Exhausted is when a backup was restored; zero if none was. On the day of it limited units are not granted: nobody knows
+	// what was spent between the backup and the restoring. Configure leaves it as it is.
+	Exhausted time.Time
 }
 
 // Check tells what is wrong with the defaults; nil if nothing is.

@@ -48,6 +48,10 @@ func Look(r Reader, now time.Time, name string) (View, error) {
 
 // current returns the counts of a bucket's current windows: those limited and those charged.
 func current(r Reader, now time.Time, b Bucket, rules *Rules) ([]Balance, error) {
+	book, err := r.Book()
+	if err != nil {
+		return nil, err
+	}
 	keys, err := currentKeys(r, now, b)
 	if err != nil {
 		return nil, err
@@ -72,7 +76,8 @@ func current(r Reader, now time.Time, b Bucket, rules *Rules) ([]Balance, error)
 		if err != nil {
 			return nil, err
 		}
-		balances = append(balances, balanceIn(k, r.Windows().At(k.Span, now, rules.zone), a, rules.cap(k.Unit, k.Span)))
+		w := r.Windows().At(k.Span, now, rules.zone)
+		balances = append(balances, balanceIn(k, w, a, book.limit(rules, k.Unit, w)))
 	}
 	return worthShowing(balances), nil
 }
@@ -116,6 +121,20 @@ func balanceOf(k AccountKey, a Account) Balance {
 	return balanceIn(k, window.Window{Span: k.Span, Label: k.Label, Start: a.Start, End: a.End}, a, a.Limit)
 }
 
+// standing returns a count as it stands at now: while its window goes on with the limit in force, later with its last one.
+func standing(book *Book, now time.Time, k AccountKey, a Account) Balance {
+	b := balanceOf(k, a)
+	if k.Span != window.Ever && !a.End.After(now) {
+		return b
+	}
+	rules := book.Rules(k.Bucket)
+	if rules == nil {
+		rules = book.counted
+	}
+	b.Limit = a.limit(rules.cap(k.Unit, k.Span))
+	return b
+}
+
 // line returns a count in a line, for the audit trail.
 func (b Balance) line() string {
 	var s strings.Builder
@@ -142,4 +161,17 @@ func lines(bs []Balance) string {
 		parts[i] = b.line()
 	}
 	return strings.Join(parts, "; ")
+}
+
+// Current returns a count of a window that has not ended, with the limit declared now.
+func Current(r Reader, k AccountKey, a Account) (Balance, error) {
+	book, err := r.Book()
+	if err != nil {
+		return Balance{}, err
+	}
+	b := balanceOf(k, a)
+	if rules := book.Rules(k.Bucket); rules != nil {
+		b.Limit = a.limit(book.limit(rules, k.Unit, b.Window))
+	}
+	return b, nil
 }

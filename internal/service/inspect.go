@@ -1,0 +1,182 @@
+package service
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
+	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/store"
+	"github.com/quotad/quotad/internal/window"
+)
+
+// pageDefault is how many results a page has where nothing is said.
+const pageDefault = 100
+
+// inspectServer answers reads.
+type inspectServer struct {
+	quotadv1.UnimplementedInspectServiceServer
+	s *Service
+}
+
+// checkPrefix notes what is wrong with a prefix.
+func checkPrefix(ps *quota.Problems, prefix string) quota.Bucket {
+	if prefix != "" {
+		ps.Try("prefix", quota.Bucket(prefix).Check())
+	}
+	return quota.Bucket(prefix)
+}
+
+func pageSize(ps *quota.Problems, n int32) int {
+	if n < 0 || n > store.PageMax {
+		ps.Add("page_size", "is %d; want 1 to %d, or leave it out for %d", n, store.PageMax, pageDefault)
+	}
+	if n == 0 {
+		return pageDefault
+	}
+	return int(n)
+}
+
+// ListBuckets lists declared and counted buckets.
+func (i inspectServer) ListBuckets(ctx context.Context, req *quotadv1.ListBucketsRequest) (*quotadv1.ListBucketsResponse, error) {
+	if _, err := caller(ctx); err != nil {
+		return nil, err
+	}
+	var ps quota.Problems
+	q := store.BucketQuery{
+		Prefix: checkPrefix(&ps, req.GetPrefix()), Max: pageSize(&ps, req.GetPageSize()),
+		After: req.GetPageToken(), DeclaredOnly: req.GetDeclaredOnly(),
+	}
+	if len(q.After) > quota.NameBytesMax {
+		ps.Add("page_token", "is not one of ours")
+	}
+	if ps != nil {
+		return nil, invalid(ps)
+	}
+	views, next, err := i.s.c.Ledger.Buckets(ctx, q)
+	if err != nil {
+		return nil, failure(err)
+	}
+	resp := &quotadv1.ListBucketsResponse{NextPageToken: next}
+	for _, v := range views {
+		resp.Buckets = append(resp.Buckets, view(v))
+	}
+	return resp, nil
+}
+
+// GetBucket shows one bucket.
+func (i inspectServer) GetBucket(ctx context.Context, req *quotadv1.GetBucketRequest) (*quotadv1.GetBucketResponse, error) {
+	if _, err := caller(ctx); err != nil {
+		return nil, err
+	}
+	if err := quota.CheckPattern(req.GetName()); err != nil {
+		return nil, invalid(quota.Problems{{Field: "name", Text: err.Error()}})
+	}
+	v, err := i.s.c.Ledger.Bucket(ctx, req.GetName())
+	if err != nil {
+		return nil, failure(err)
+	}
+	if v.Unknown && len(v.Balances) == 0 || quota.IsPattern(v.Name) && v.Declared == nil {
+		return nil, refusal(ctx, quota.Decision{Outcome: quota.UnknownBucket, Detail: v.Name})
+	}
+	return &quotadv1.GetBucketResponse{Bucket: view(v)}, nil
+}
+
+// ListUsage lists counts of past and current windows.
+func (i inspectServer) ListUsage(ctx context.Context, req *quotadv1.ListUsageRequest) (*quotadv1.ListUsageResponse, error) {
+	if _, err := caller(ctx); err != nil {
+		return nil, err
+	}
+	var ps quota.Problems
+	checkWindow(&ps, "window", req.GetWindow())
+	q := store.UsageQuery{
+		Prefix: checkPrefix(&ps, req.GetPrefix()), Span: spanOf(req.GetWindow()), From: req.GetFrom(), To: req.GetTo(),
+		Unit: quota.Unit(req.GetUnit()), After: req.GetPageToken(), Max: pageSize(&ps, req.GetPageSize()),
+	}
+	if q.Span == 0 {
+		q.Span = window.Day
+	}
+	if q.Unit != "" {
+		ps.Try("unit", q.Unit.Check())
+	}
+	checkLabel(&ps, "from", q.Span, q.From)
+	checkLabel(&ps, "to", q.Span, q.To)
+	if q.From != "" && q.To != "" && q.From > q.To {
+		ps.Add("to", "%q is before from, which is %q", q.To, q.From)
+	}
+	if ps != nil {
+		return nil, invalid(ps)
+	}
+	found, next, err := i.s.c.Ledger.Usage(ctx, q)
+	if err != nil {
+		return nil, failure(err)
+	}
+	return &quotadv1.ListUsageResponse{Usage: balances(found), NextPageToken: next}, nil
+}
+
+// checkLabel notes what is wrong with a label; those of minutes and hours are dates here.
+func checkLabel(ps *quota.Problems, field string, span window.Span, label string) {
+	if label == "" {
+		return
+	}
+	if span == window.Minute || span == window.Hour {
+		span = window.Day
+	}
+	_, err := span.Parse(label, time.UTC)
+	ps.Try(field, err)
+}
+
+// ListReservations is part of the contract, and comes with reservations.
+func (inspectServer) ListReservations(context.Context, *quotadv1.ListReservationsRequest) (*quotadv1.ListReservationsResponse, error) {
+	return nil, later("ListReservations comes with reservations, in a later version of quotad")
+}
+
+// ListAudit lists administrative changes.
+func (i inspectServer) ListAudit(ctx context.Context, req *quotadv1.ListAuditRequest) (*quotadv1.ListAuditResponse, error) {
+	if _, err := caller(ctx); err != nil {
+		return nil, err
+	}
+	var ps quota.Problems
+	q := store.AuditQuery{Prefix: checkPrefix(&ps, req.GetPrefix()), Max: pageSize(&ps, req.GetPageSize())}
+	if token := req.GetPageToken(); token != "" {
+		var err error
+		if q.Before, err = strconv.ParseInt(token, 10, 64); err != nil || q.Before < 1 {
+			ps.Add("page_token", "%q is not one of ours", token)
+		}
+	}
+	if ps != nil {
+		return nil, invalid(ps)
+	}
+	records, next, err := i.s.c.Ledger.Audit(ctx, q)
+	if err != nil {
+		return nil, failure(err)
+	}
+	resp := &quotadv1.ListAuditResponse{}
+	if next > 0 {
+		resp.NextPageToken = strconv.FormatInt(next, 10)
+	}
+	for _, r := range records {
+		resp.Records = append(resp.Records, &quotadv1.AuditRecord{
+			Sequence: r.Sequence, Time: timestamp(r.Time), Principal: r.Principal, Action: r.Action, Bucket: r.Bucket,
+			Before: r.Before, After: r.After, Reason: r.Reason,
+		})
+	}
+	return resp, nil
+}
+
+// GetStatus describes the daemon.
+func (i inspectServer) GetStatus(ctx context.Context, _ *quotadv1.GetStatusRequest) (*quotadv1.GetStatusResponse, error) {
+	if _, err := caller(ctx); err != nil {
+		return nil, err
+	}
+	st := i.s.c.Ledger.Status(ctx)
+	return &quotadv1.GetStatusResponse{
+		Version: i.s.c.Version, Engine: i.s.c.Engine, StartTime: timestamp(st.Start), LedgerTime: timestamp(st.LedgerTime),
+		FileBytes: st.Bytes, FileBytesMax: st.Most, Problems: append(st.Problems, i.s.c.Problems()...),
+		DefaultLimits: limits(st.Defaults.Limits), Zone: st.Defaults.Zone, UndeclaredNames: st.Undeclared,
+		UndeclaredNamesMax: st.Defaults.UndeclaredLive, Retain: durationpb.New(st.Retain),
+	}, nil
+}

@@ -1,0 +1,124 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/quotad/quotad/internal/window"
+)
+
+const (
+	keepEvery  = time.Minute     // how often the store looks for what is due to leave
+	retryEvery = 5 * time.Second // how often a full store tries whether there is room again
+	shortLife  = 48 * time.Hour  // how long counts of minutes and hours stay after their date
+
+	// A date ends last twelve hours behind UTC; another day of grace costs nothing and asks nothing of the zone.
+	dateSlack = 36 * time.Hour
+)
+
+// keep tidies until ctx ends: what is due leaves, one space a transaction, through the writer like any other change.
+func (s *Store) keep(ctx context.Context) {
+	tidy, retry := time.NewTicker(keepEvery), time.NewTicker(retryEvery)
+	defer tidy.Stop()
+	defer retry.Stop()
+	s.drop(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tidy.C:
+			s.drop(ctx)
+		case <-retry.C:
+			s.retry(ctx)
+		}
+	}
+}
+
+// drop lets every space go that is due.
+func (s *Store) drop(ctx context.Context) {
+	due, err := s.due(ctx)
+	if err != nil {
+		s.log.Error("looking for what is due to leave", "error", err)
+		return
+	}
+	s.lag.Store(int64(len(due)))
+	for _, space := range due {
+		_, err := s.do(ctx, request{tidy: func(st *state) error {
+			if !expired(space, st.now, s.o.Retain) { // the clock may stand earlier than when we looked
+				return nil
+			}
+			st.writes++
+			if err := st.tx.Drop(space); err != nil {
+				return fmt.Errorf("dropping %s: %w", space, err)
+			}
+			return nil
+		}})
+		if err != nil {
+			if !errors.Is(err, context.Canceled) && !errors.Is(err, ErrClosed) {
+				s.log.Error("letting old counts go", "space", space, "error", err)
+			}
+			return
+		}
+		s.lag.Add(-1)
+		s.log.Info("old counts have left", "space", space)
+	}
+}
+
+// due returns the spaces whose time is over.
+func (s *Store) due(ctx context.Context) ([]string, error) {
+	var due []string
+	now := time.Unix(0, s.ledgerTime.Load())
+	err := s.engine.View(ctx, func(tx Tx) error {
+		return tx.Spaces("", func(space string) bool {
+			if expired(space, now, s.o.Retain) {
+				due = append(due, space)
+			}
+			return true
+		})
+	})
+	return due, err
+}
+
+// retry finds out whether a full engine has room again, so that health does not wait for somebody's acquire.
+func (s *Store) retry(ctx context.Context) {
+	s.mu.Lock()
+	full := s.problems.full
+	s.mu.Unlock()
+	if !full {
+		return
+	}
+	_, err := s.do(ctx, request{tidy: func(st *state) error {
+		return st.putNumber(spaceMeta, keyClock, st.now.UnixNano())
+	}})
+	if err != nil {
+		s.log.Debug("still no room to write", "error", err)
+	}
+}
+
+// expired tells whether all that a space holds is older than it has to be kept.
+func expired(space string, now time.Time, retain time.Duration) bool {
+	kind, label, _ := strings.Cut(space, "/")
+	ended := func(span window.Span, life time.Duration) bool {
+		w, err := span.Parse(label, time.UTC)
+		return err == nil && now.After(w.End.Add(life))
+	}
+	switch kind + "/" {
+	case receiptsAt:
+		return ended(window.Day, 24*time.Hour) // the receipts of a date's last instant live a day
+	case namesAt:
+		return ended(window.Day, dateSlack)
+	case auditAt:
+		return ended(window.Day, retain)
+	}
+	span, ok := spanOf(space)
+	switch {
+	case !ok || span == window.Ever:
+		return false
+	case short(span):
+		return ended(window.Day, shortLife)
+	}
+	return ended(span, retain+dateSlack)
+}

@@ -1,0 +1,315 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/window"
+)
+
+// books keeps the newest compiled book, so that not every transaction has to compile what is declared. The transaction holds
+// the truth: a book is used only where its revision is the transaction's own.
+type books struct {
+	mu       sync.Mutex
+	revision int64
+	book     *quota.Book
+}
+
+func (b *books) get(revision int64) *quota.Book {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.revision != revision {
+		return nil
+	}
+	return b.book
+}
+
+func (b *books) put(revision int64, book *quota.Book) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.revision, b.book = revision, book
+}
+
+// state is quota.State over one transaction.
+type state struct {
+	tx      Tx
+	now     time.Time
+	windows *window.Cache
+	books   *books
+
+	revision int64 // of what is declared, as this transaction has it; 0 until it was read
+	book     *quota.Book
+	settings map[string]quota.Settings // being changed; nil while nothing was declared in this transaction
+	defaults *quota.Defaults
+	writes   int
+	buf      []byte
+	spaces   [window.Ever + 1]struct{ label, space string } // the newest of each span, to spare making its name again
+	receipts [2]string                                      // the spaces in which a receipt may be, the newest first
+}
+
+func newState(tx Tx, now time.Time, windows *window.Cache, books *books) *state {
+	return &state{
+		tx: tx, now: now, windows: windows, books: books,
+		receipts: [2]string{receiptsAt + dateOf(now), receiptsAt + dateOf(now.Add(-24*time.Hour))},
+	}
+}
+
+func (s *state) Windows() *window.Cache { return s.windows }
+
+func (s *state) put(space, key string, body []byte) error {
+	s.writes++
+	if err := s.tx.Put(space, key, seal(body, space, key)); err != nil {
+		return fmt.Errorf("writing %q in %s: %w", key, space, err)
+	}
+	return nil
+}
+
+func (s *state) putJSON(space, key string, v any) error {
+	body, err := appendJSON(v)
+	if err != nil {
+		return err
+	}
+	return s.put(space, key, body)
+}
+
+// number reads a number; 0 if there is none.
+func (s *state) number(space, key string) (int64, error) {
+	record, err := s.tx.Get(space, key)
+	if err != nil || record == nil {
+		return 0, err
+	}
+	body, err := unseal(record, space, key)
+	if err != nil {
+		return 0, err
+	}
+	if len(body) != 8 {
+		return 0, fmt.Errorf("%w: the number %q in %s has %d bytes", ErrCorrupt, key, space, len(body))
+	}
+	return int64(binary.BigEndian.Uint64(body)), nil
+}
+
+func (s *state) putNumber(space, key string, n int64) error {
+	return s.put(space, key, binary.BigEndian.AppendUint64([]byte{recordVersion}, uint64(n)))
+}
+
+func (s *state) space(k quota.AccountKey) string {
+	label := k.Label
+	if short(k.Span) {
+		label = label[:len(time.DateOnly)]
+	}
+	c := &s.spaces[k.Span]
+	if c.space == "" || c.label != label {
+		c.label, c.space = label, accountSpace(k.Span, k.Label)
+	}
+	return c.space
+}
+
+// Account returns a count.
+func (s *state) Account(k quota.AccountKey) (quota.Account, bool, error) {
+	space, key := s.space(k), accountKey(k)
+	record, err := s.tx.Get(space, key)
+	if err != nil || record == nil {
+		return quota.Account{}, false, err
+	}
+	a, err := parseAccountRecord(record, space, key)
+	return a, err == nil, err
+}
+
+// SetAccount keeps a count.
+func (s *state) SetAccount(k quota.AccountKey, a quota.Account) error {
+	s.buf = appendAccount(s.buf[:0], a)
+	return s.put(s.space(k), accountKey(k), s.buf)
+}
+
+// Receipt looks where a receipt can be: it lives on the date that it was written and the whole date after.
+func (s *state) Receipt(k quota.ReceiptKey) (quota.Receipt, bool, error) {
+	key := receiptKey(k)
+	for _, space := range s.receipts {
+		record, err := s.tx.Get(space, key)
+		if err != nil {
+			return quota.Receipt{}, false, err
+		}
+		if record != nil {
+			r, err := parseReceipt(record, space, key)
+			return r, err == nil, err
+		}
+	}
+	return quota.Receipt{}, false, nil
+}
+
+// SetReceipt keeps a receipt.
+func (s *state) SetReceipt(k quota.ReceiptKey, r quota.Receipt) error {
+	s.buf = appendReceipt(s.buf[:0], r)
+	return s.put(s.receipts[0], receiptKey(k), s.buf)
+}
+
+// Units returns the units that a bucket has counts of in a window.
+func (s *state) Units(b quota.Bucket, w window.Window) ([]quota.Unit, error) {
+	space, prefix := accountSpace(w.Span, w.Label), string(b)+"\x00"
+	var units []quota.Unit
+	var bad error
+	err := s.tx.Scan(space, prefix, func(key string, _ []byte) bool {
+		if !strings.HasPrefix(key, prefix) {
+			return false
+		}
+		k, err := parseAccount(w.Span, space, key)
+		if err != nil {
+			bad = err
+			return false
+		}
+		if k.Label == w.Label {
+			units = append(units, k.Unit)
+		}
+		return true
+	})
+	if err == nil {
+		err = bad
+	}
+	return slices.Compact(units), err
+}
+
+// LiveNames tells whether an undeclared name is counted on a day, and how many are.
+func (s *state) LiveNames(day string, name quota.Bucket) (bool, int64, error) {
+	record, err := s.tx.Get(namesAt+day, string(name))
+	if err != nil {
+		return false, 0, err
+	}
+	n, err := s.number(namesAt+day, keyCount)
+	return record != nil, n, err
+}
+
+// AddLiveName notes an undeclared name.
+func (s *state) AddLiveName(day string, name quota.Bucket) error {
+	n, err := s.number(namesAt+day, keyCount)
+	if err != nil {
+		return err
+	}
+	if err := s.putNumber(namesAt+day, keyCount, n+1); err != nil {
+		return err
+	}
+	return s.put(namesAt+day, string(name), []byte{recordVersion})
+}
+
+// Book returns what is declared, from memory where the transaction agrees that it is the newest.
+func (s *state) Book() (*quota.Book, error) {
+	if s.book != nil {
+		return s.book, nil
+	}
+	if s.settings == nil && s.defaults == nil {
+		revision, err := s.number(spaceMeta, keyRevision)
+		if err != nil {
+			return nil, err
+		}
+		s.revision = revision
+		if s.book = s.books.get(revision); s.book != nil {
+			return s.book, nil
+		}
+	}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	book, err := quota.NewBook(*s.defaults, s.settings)
+	if err != nil {
+		return nil, fmt.Errorf("%w: what is declared contradicts itself: %w", ErrCorrupt, err)
+	}
+	s.book = book
+	if s.revision > 0 {
+		s.books.put(s.revision, book)
+	}
+	return book, nil
+}
+
+// load reads what is declared and has not been read yet.
+func (s *state) load() error {
+	if s.defaults == nil {
+		var r defaultsRecord
+		record, err := s.tx.Get(spaceMeta, keyDefaults)
+		if err != nil {
+			return err
+		}
+		if record != nil {
+			if err := parseJSON(record, spaceMeta, keyDefaults, &r); err != nil {
+				return err
+			}
+		}
+		d := r.defaults()
+		s.defaults = &d
+	}
+	if s.settings != nil {
+		return nil
+	}
+	settings := make(map[string]quota.Settings)
+	var bad error
+	err := s.tx.Scan(spaceSettings, "", func(name string, record []byte) bool {
+		var r settingsRecord
+		bad = parseJSON(record, spaceSettings, name, &r)
+		settings[name] = r.settings()
+		return bad == nil
+	})
+	if err == nil {
+		err = bad
+	}
+	s.settings = settings
+	return err
+}
+
+// change readies what is declared for a change, and gives it a new revision.
+func (s *state) change() error {
+	if err := s.load(); err != nil {
+		return err
+	}
+	if s.book != nil { // it may be in use
+		s.settings = maps.Clone(s.settings)
+	}
+	s.revision, s.book = 0, nil // known to this transaction alone, until it is durable
+	revision, err := s.number(spaceMeta, keyRevision)
+	if err != nil {
+		return err
+	}
+	return s.putNumber(spaceMeta, keyRevision, revision+1)
+}
+
+// Declare keeps what is declared under a name.
+func (s *state) Declare(name string, settings *quota.Settings) error {
+	if err := s.change(); err != nil {
+		return err
+	}
+	if settings == nil {
+		delete(s.settings, name)
+		s.writes++
+		return s.tx.Delete(spaceSettings, name)
+	}
+	s.settings[name] = *settings
+	return s.putJSON(spaceSettings, name, settingsRecord{
+		limitRecords(settings.Limits), settings.Zone, settings.OnExpiry, settings.Description, settings.Source,
+	})
+}
+
+// SetDefaults keeps what holds where nothing is declared.
+func (s *state) SetDefaults(d quota.Defaults) error {
+	if err := s.change(); err != nil {
+		return err
+	}
+	s.defaults = &d
+	return s.putJSON(spaceMeta, keyDefaults, defaultsRecordOf(d))
+}
+
+// Audit keeps an administrative change.
+func (s *state) Audit(a quota.AuditRecord) error {
+	n, err := s.number(spaceMeta, keyAudit)
+	if err != nil {
+		return err
+	}
+	if err := s.putNumber(spaceMeta, keyAudit, n+1); err != nil {
+		return err
+	}
+	return s.putJSON(auditAt+dateOf(a.Time), auditKey(n+1), auditRecord{
+		a.Time.UnixMilli(), a.Principal, a.Action, a.Bucket, a.Before, a.After, a.Reason,
+	})
+}

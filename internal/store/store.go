@@ -1,0 +1,265 @@
+// Package store makes decisions durable on an engine: one writer, one transaction for everything that is waiting, one answer
+// after it is on the disk.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quotad/quotad/internal/groupcommit"
+	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/window"
+)
+
+// ErrOverloaded means that too many ops are waiting already. Nothing was written.
+var ErrOverloaded = errors.New("store: too many calls are waiting")
+
+// Store is a ledger on an engine. Its methods may be called by many at once.
+type Store struct {
+	engine    Engine
+	o         Options
+	log       *slog.Logger
+	committer *groupcommit.Committer[request, quota.Decision]
+	books     books
+
+	// The writer's own; nobody else touches them.
+	clock   *clock
+	windows window.Cache
+	minute  int64 // of the clock as the ledger has it, in minutes since 1970
+	tallies []Tally
+
+	revision   atomic.Int64 // rises with every durable commit
+	ledgerTime atomic.Int64 // nanoseconds since 1970
+	lag        atomic.Int64 // spaces due to leave
+	start      time.Time
+	cleanStop  bool // of the run before
+
+	mu       sync.Mutex // guards what follows
+	problems problems
+	failure  error
+
+	failed  chan struct{} // closed with the first ErrUnknown
+	stop    context.CancelFunc
+	keepers sync.WaitGroup // the goroutine that tidies
+}
+
+// problems is what is wrong; each comes and goes by itself, but for damage.
+type problems struct {
+	full    bool
+	clock   string
+	held    bool
+	damaged string // the first damaged record that was met
+}
+
+// request is what the writer is asked: an op, or to tidy.
+type request struct {
+	op   quota.Op
+	tidy func(*state) error // if not nil, instead of an op
+}
+
+// Open returns the ledger that the engine keeps, and begins one if it keeps nothing. It commits before it returns: that makes
+// durable what a killed predecessor had written but not synced, and proves that the engine can write. The engine is the
+// store's from then on, and closed by Close; if Open fails it is closed as well.
+func Open(ctx context.Context, e Engine, o Options) (*Store, error) {
+	s := &Store{engine: e, o: o, log: o.Log, failed: make(chan struct{})}
+	if s.o.Now == nil {
+		s.o.Now = time.Now
+	}
+	s.start = s.o.Now()
+	if s.o.Uptime == nil {
+		start := time.Now()
+		s.o.Uptime = func() time.Duration { return time.Since(start) }
+	}
+	if s.o.Retain == 0 {
+		s.o.Retain = DefaultRetain
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if err := s.boot(ctx); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	s.committer = groupcommit.New(BatchMax, QueueMax, s.commit)
+	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.keepers.Go(func() { s.keep(ctx) })
+	return s, nil
+}
+
+// Apply makes one change, and returns the decision when it is durable. ErrOverloaded, ErrFull, ErrClosed, ErrCorrupt and the
+// end of the context before the writer took the op mean that nothing was written; after ErrUnknown perhaps it was.
+func (s *Store) Apply(ctx context.Context, op quota.Op) (quota.Decision, error) {
+	return s.do(ctx, request{op: op})
+}
+
+func (s *Store) do(ctx context.Context, r request) (quota.Decision, error) {
+	d, err := s.committer.Do(ctx, r)
+	switch {
+	case errors.Is(err, groupcommit.ErrOverloaded):
+		err = ErrOverloaded
+	case errors.Is(err, groupcommit.ErrClosed):
+		err = ErrClosed
+	}
+	return d, err
+}
+
+// commit decides a batch in one transaction. It reads the clock once. Only the writer calls it.
+func (s *Store) commit(ops []request, results []groupcommit.Result[quota.Decision]) error {
+	began := s.o.Uptime()
+	now := s.clock.read()
+	s.ledgerTime.Store(now.UnixNano())
+	var st *state
+	err := s.broken()
+	if err == nil {
+		err = s.engine.Update(context.Background(), func(tx Tx) error {
+			st = newState(tx, now, &s.windows, &s.books)
+			return s.decide(st, ops, results)
+		})
+	}
+	wrote := err == nil && st.writes > 0
+	if wrote {
+		s.minute = minuteOf(now)
+		s.revision.Add(1)
+	}
+	s.note(err, wrote)
+	s.report(ops, results, Batch{Ops: len(ops), Wrote: wrote, Took: s.o.Uptime() - began, Err: err})
+	return err
+}
+
+// decide runs the ops one after the other. An op that meets a damaged record is refused by itself.
+func (s *Store) decide(st *state, ops []request, results []groupcommit.Result[quota.Decision]) error {
+	for i, r := range ops {
+		results[i] = groupcommit.Result[quota.Decision]{} // an engine may run this more than once
+		before := st.writes
+		d, err := st.run(r)
+		if errors.Is(err, ErrCorrupt) && st.writes == before {
+			s.damaged(err)
+			results[i].Err = err
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		results[i].Value = d
+	}
+	// The ledger's own clock moves by the minute. No window begins within one, so that a successor whose clock is behind by less
+	// opens nothing again.
+	if st.writes > 0 && minuteOf(st.now) != s.minute {
+		return st.putNumber(spaceMeta, keyClock, st.now.UnixNano())
+	}
+	return nil
+}
+
+func (s *state) run(r request) (quota.Decision, error) {
+	if r.tidy != nil {
+		return quota.Decision{Outcome: quota.Done}, r.tidy(s)
+	}
+	return quota.Apply(s, s.now, r.op)
+}
+
+func minuteOf(t time.Time) int64 { return t.Unix() / 60 }
+
+// broken returns why the store takes no more; nil if it does.
+func (s *Store) broken() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failure
+}
+
+// note keeps in mind how a commit went.
+func (s *Store) note(err error, wrote bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.problems.clock, s.problems.held = s.clock.problem(), s.clock.jump != 0
+	switch {
+	case errors.Is(err, ErrFull):
+		if !s.problems.full {
+			s.log.Error("no room to write: refusing until there is", "error", err)
+		}
+		s.problems.full = true
+	case errors.Is(err, ErrUnknown):
+		if s.failure == nil {
+			s.log.Error("a write failed with its outcome unknown: taking no more", "error", err)
+			s.failure = err
+			close(s.failed)
+		}
+	case wrote:
+		if s.problems.full {
+			s.log.Info("there is room to write again")
+		}
+		s.problems.full = false
+	}
+}
+
+func (s *Store) damaged(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.problems.damaged == "" {
+		s.problems.damaged = err.Error()
+		s.log.Error("a record is damaged: refusing what depends on it", "error", err)
+	}
+}
+
+// report tells whoever listens what became of a batch.
+func (s *Store) report(ops []request, results []groupcommit.Result[quota.Decision], b Batch) {
+	if s.o.OnBatch == nil {
+		return
+	}
+	s.tallies = s.tallies[:0]
+	for i, r := range ops {
+		if r.op == nil {
+			continue
+		}
+		t := Tally{Op: r.op}
+		if b.Err == nil && results[i].Err == nil {
+			t.Outcome, t.Replayed = results[i].Value.Outcome, results[i].Value.Replayed
+		}
+		s.tallies = append(s.tallies, t)
+	}
+	b.Outcomes = s.tallies
+	s.o.OnBatch(b)
+}
+
+// Failed is closed when a write failed with its outcome unknown. The process must then end at once: its successor reads the
+// truth.
+func (s *Store) Failed() <-chan struct{} { return s.failed }
+
+// Revision rises with every commit that changed anything.
+func (s *Store) Revision() int64 { return s.revision.Load() }
+
+// now returns the time by which the ledger counts, for readings. It may be a little later than the newest commit.
+func (s *Store) now() time.Time {
+	seen := time.Unix(0, s.ledgerTime.Load())
+	s.mu.Lock()
+	held := s.problems.held
+	s.mu.Unlock()
+	if now := s.o.Now().Round(0); now.After(seen) && !held {
+		return now
+	}
+	return seen
+}
+
+// Close decides what is waiting, marks the ledger as stopped in order, and closes the engine.
+func (s *Store) Close() error {
+	s.stop()
+	s.keepers.Wait()
+	s.committer.Close()
+	var err error
+	if s.broken() == nil {
+		err = s.markStopped()
+	}
+	return errors.Join(err, s.engine.Close())
+}
+
+// Backup writes a consistent copy of the ledger to a new file at path, with mode 0600, and checks every record of it.
+func (s *Store) Backup(ctx context.Context, path string) error {
+	e, ok := s.engine.(Snapshotter)
+	if !ok {
+		return fmt.Errorf("this ledger lives in memory: there is no file to back up")
+	}
+	return e.Snapshot(ctx, path)
+}

@@ -1,0 +1,248 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/window"
+)
+
+// faultsMax is how many faults a report names; the rest are counted.
+const faultsMax = 100
+
+// Report is what Verify found.
+type Report struct {
+	Accounts, Receipts, Audits, Declared int      // records read
+	Faults                               []string // what is wrong, a line each; none means that the ledger is sound
+	MoreFaults                           int      // those beyond the first hundred
+	Recounted                            int      // counts whose receipts were all there to be added up
+	Clean                                bool     // whether the last run ended in order
+	Boots                                int64    // how often the ledger was started
+	LedgerTime                           time.Time
+}
+
+func (r *Report) fault(format string, args ...any) {
+	if len(r.Faults) == faultsMax {
+		r.MoreFaults++
+		return
+	}
+	r.Faults = append(r.Faults, fmt.Sprintf(format, args...))
+}
+
+// Verify reads every record of a ledger: checksums, forms, counts against receipts, the numbering of the audit trail. It
+// changes nothing, and is meant for a ledger that nobody is writing to. A fault is reported; an error means that the engine
+// could not be read.
+func Verify(ctx context.Context, e Engine) (Report, error) {
+	var r Report
+	err := e.View(ctx, func(tx Tx) error {
+		v := verifier{tx: tx, r: &r, receipts: make(map[quota.AccountKey]map[uint32]int64)}
+		return v.run()
+	})
+	if err != nil {
+		return r, fmt.Errorf("verifying: %w", err)
+	}
+	return r, nil
+}
+
+type verifier struct {
+	tx       Tx
+	r        *Report
+	receipts map[quota.AccountKey]map[uint32]int64 // what receipts say of each count, by its resets
+	first    string                                // the first date whose receipts must all be there
+}
+
+func (v *verifier) run() error {
+	if _, err := checkSchema(v.tx); err != nil {
+		return err
+	}
+	if err := v.meta(); err != nil {
+		return err
+	}
+	var spaces []string
+	if err := v.tx.Spaces("", func(space string) bool { spaces = append(spaces, space); return true }); err != nil {
+		return err
+	}
+	for _, space := range spaces { // receipts first, as counts are held against them
+		if strings.HasPrefix(space, receiptsAt) {
+			if err := v.receiptSpace(space); err != nil {
+				return err
+			}
+		}
+	}
+	for _, space := range spaces {
+		if err := v.space(space); err != nil {
+			return err
+		}
+	}
+	v.unknownCounts()
+	return nil
+}
+
+func (v *verifier) meta() error {
+	st := newState(v.tx, time.Time{}, new(window.Cache), new(books))
+	if book, err := st.Book(); err != nil {
+		v.r.fault("%v", err)
+	} else {
+		v.r.Declared = len(book.Names())
+	}
+	boot, err := st.boot()
+	if err != nil {
+		v.r.fault("%v", err)
+	}
+	v.r.Clean, v.r.Boots = boot.Clean, boot.Boots
+	clock, err := st.number(spaceMeta, keyClock)
+	if err != nil {
+		v.r.fault("%v", err)
+	}
+	v.r.LedgerTime = time.Unix(0, clock).UTC()
+	v.first = dateOf(v.r.LedgerTime.Add(-24 * time.Hour))
+	return nil
+}
+
+func (v *verifier) receiptSpace(space string) error {
+	return v.tx.Scan(space, "", func(key string, record []byte) bool {
+		v.r.Receipts++
+		receipt, err := parseReceipt(record, space, key)
+		if err != nil {
+			v.r.fault("%v", err)
+			return true
+		}
+		for _, e := range receipt.Entries {
+			if v.receipts[e.Key] == nil {
+				v.receipts[e.Key] = make(map[uint32]int64)
+			}
+			v.receipts[e.Key][e.Resets] += e.Amount
+		}
+		return true
+	})
+}
+
+func (v *verifier) space(space string) error {
+	at, _, _ := strings.Cut(space, "/")
+	span, counts := spanOf(space)
+	switch {
+	case counts:
+		return v.tx.Scan(space, "", func(key string, record []byte) bool {
+			v.account(span, space, key, record)
+			return true
+		})
+	case at+"/" == auditAt:
+		return v.audits(space)
+	case at+"/" == namesAt:
+		return v.names(space)
+	case space == spaceMeta, space == spaceSettings, at+"/" == receiptsAt: // read before
+	default:
+		v.r.fault("%s: a space that quotad does not know", space)
+	}
+	return nil
+}
+
+func (v *verifier) account(span window.Span, space, key string, record []byte) {
+	v.r.Accounts++
+	k, err := parseAccount(span, space, key)
+	if err != nil {
+		v.r.fault("%v", err)
+		return
+	}
+	said := v.receipts[k]
+	delete(v.receipts, k)
+	a, err := parseAccountRecord(record, space, key)
+	if err != nil {
+		v.r.fault("%v", err)
+		return
+	}
+	name := fmt.Sprintf("%s %s %s %s", k.Bucket, k.Unit, k.Span, k.Label)
+	if a.Receipted > a.Used {
+		v.r.fault("%s: receipts account for %d, but only %d are used", name, a.Receipted, a.Used)
+	}
+	sum := said[a.Resets]
+	whole := !a.Start.IsZero() && dateOf(a.Start) >= v.first // its receipts are all younger than what may have left
+	if whole {
+		v.r.Recounted++
+	}
+	if sum > a.Receipted || whole && sum != a.Receipted {
+		v.r.fault("%s: receipts add up to %d, the count says %d", name, sum, a.Receipted)
+	}
+}
+
+// unknownCounts finds receipts of counts that are not there, though they have not had the time to leave.
+func (v *verifier) unknownCounts() {
+	for k := range v.receipts {
+		if !expired(accountSpace(k.Span, k.Label), v.r.LedgerTime, 48*time.Hour) {
+			v.r.fault("%s %s %s %s: there are receipts, but no count", k.Bucket, k.Unit, k.Span, k.Label)
+		}
+	}
+}
+
+func (v *verifier) audits(space string) error {
+	var last int64
+	return v.tx.Scan(space, "", func(key string, record []byte) bool {
+		v.r.Audits++
+		a, err := parseAudit(record, space, key)
+		if err != nil {
+			v.r.fault("%v", err)
+			return true
+		}
+		if last != 0 && a.Sequence != last+1 {
+			v.r.fault("%s: audit record %d is followed by %d", space, last, a.Sequence)
+		}
+		last = a.Sequence
+		return true
+	})
+}
+
+func (v *verifier) names(space string) error {
+	st := state{tx: v.tx}
+	said, err := st.number(space, keyCount)
+	if err != nil {
+		v.r.fault("%v", err)
+	}
+	var n int64
+	err = v.tx.Scan(space, "", func(key string, record []byte) bool {
+		if key == keyCount {
+			return true
+		}
+		n++
+		if _, err := unseal(record, space, key); err != nil {
+			v.r.fault("%v", err)
+		}
+		return true
+	})
+	if err == nil && n != said {
+		v.r.fault("%s: %d names are there, the count says %d", space, n, said)
+	}
+	return err
+}
+
+// ExhaustToday makes every limit refuse until the day of now ends, and returns when that is in the ledger's own zone. A
+// backup knows nothing of what was spent after it was made, so that restoring one would give the day's budget out again. It
+// is audited, and meant for an engine that no store has open.
+func ExhaustToday(ctx context.Context, e Engine, now time.Time, principal, reason string) (until time.Time, err error) {
+	err = e.Update(ctx, func(tx Tx) error {
+		st := newState(tx, now, new(window.Cache), new(books))
+		seen, err := st.number(spaceMeta, keyClock)
+		if err != nil {
+			return err
+		}
+		if ledger := time.Unix(0, seen); ledger.After(now) { // the ledger's time never goes back
+			st.now = ledger
+		}
+		if _, err := quota.Apply(st, st.now, quota.Exhaust{Principal: principal, Reason: reason}); err != nil {
+			return err
+		}
+		book, err := st.Book()
+		if err != nil {
+			return err
+		}
+		zone, err := window.LoadZone(book.Defaults().Zone)
+		until = window.Day.At(st.now, zone).End
+		return err
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("exhausting the day: %w", err)
+	}
+	return until, nil
+}
