@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	keepEvery  = time.Minute     // how often the store looks for what is due to leave
-	retryEvery = 5 * time.Second // how often a full store tries whether there is room again
-	shortLife  = 48 * time.Hour  // how long counts of minutes and hours stay after their date
+	keepEvery  = 15 * time.Minute // how often the store looks for what is due to leave
+	retryEvery = 5 * time.Second  // how often a full store tries whether there is room again
+	shortLife  = 48 * time.Hour   // how long counts of minutes and hours stay after their date
 
 	// A date ends last twelve hours behind UTC; another day of grace costs nothing and asks nothing of the zone.
 	dateSlack = 36 * time.Hour
@@ -21,18 +21,22 @@ const (
 
 // keep tidies until ctx ends: what is due leaves, one space a transaction, through the writer like any other change.
 func (s *Store) keep(ctx context.Context) {
-	tidy, retry := time.NewTicker(keepEvery), time.NewTicker(retryEvery)
+	tidy := time.NewTicker(keepEvery)
 	defer tidy.Stop()
-	defer retry.Stop()
 	s.drop(ctx)
+	var retry <-chan time.Time // nil while there is room
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tidy.C:
 			s.drop(ctx)
-		case <-retry.C:
-			s.retry(ctx)
+		case <-s.filled:
+			retry = time.After(retryEvery)
+		case <-retry:
+			if retry = nil; s.retry(ctx) != nil {
+				retry = time.After(retryEvery)
+			}
 		}
 	}
 }
@@ -70,7 +74,7 @@ func (s *Store) drop(ctx context.Context) {
 // due returns the spaces whose time is over.
 func (s *Store) due(ctx context.Context) ([]string, error) {
 	var due []string
-	now := time.Unix(0, s.ledgerTime.Load())
+	now := s.now()
 	err := s.engine.View(ctx, func(tx Tx) error {
 		return tx.Spaces("", func(space string) bool {
 			if expired(space, now, s.o.Retain) {
@@ -83,19 +87,11 @@ func (s *Store) due(ctx context.Context) ([]string, error) {
 }
 
 // retry finds out whether a full engine has room again, so that health does not wait for somebody's acquire.
-func (s *Store) retry(ctx context.Context) {
-	s.mu.Lock()
-	full := s.problems.full
-	s.mu.Unlock()
-	if !full {
-		return
-	}
+func (s *Store) retry(ctx context.Context) error {
 	_, err := s.do(ctx, request{tidy: func(st *state) error {
 		return st.putNumber(spaceMeta, keyClock, st.now.UnixNano())
 	}})
-	if err != nil {
-		s.log.Debug("still no room to write", "error", err)
-	}
+	return err
 }
 
 // expired tells whether all that a space holds is older than it has to be kept.

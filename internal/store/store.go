@@ -44,6 +44,7 @@ type Store struct {
 	failure  error
 
 	failed  chan struct{} // closed with the first ErrUnknown
+	filled  chan struct{} // tells the keeper that there is no room
 	stop    context.CancelFunc
 	keepers sync.WaitGroup // the goroutine that tidies
 }
@@ -66,7 +67,7 @@ type request struct {
 // durable what a killed predecessor had written but not synced, and proves that the engine can write. The engine is the
 // store's from then on, and closed by Close; if Open fails it is closed as well.
 func Open(ctx context.Context, e Engine, o Options) (*Store, error) {
-	s := &Store{engine: e, o: o, log: o.Log, failed: make(chan struct{})}
+	s := &Store{engine: e, o: o, log: o.Log, failed: make(chan struct{}), filled: make(chan struct{}, 1)}
 	if s.o.Now == nil {
 		s.o.Now = time.Now
 	}
@@ -181,6 +182,10 @@ func (s *Store) note(err error, wrote bool) {
 			s.log.Error("no room to write: refusing until there is", "error", err)
 		}
 		s.problems.full = true
+		select {
+		case s.filled <- struct{}{}:
+		default: // the keeper knows
+		}
 	case errors.Is(err, ErrUnknown):
 		if s.failure == nil {
 			s.log.Error("a write failed with its outcome unknown: taking no more", "error", err)

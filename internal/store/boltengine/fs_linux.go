@@ -1,0 +1,32 @@
+package boltengine
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// networkFS are the file systems, by their magic number, on which neither locks nor syncs nor mapped files hold between hosts.
+var networkFS = map[int64]string{
+	unix.NFS_SUPER_MAGIC:  "NFS",
+	unix.SMB_SUPER_MAGIC:  "SMB",
+	unix.SMB2_SUPER_MAGIC: "SMB",
+	unix.CIFS_SUPER_MAGIC: "CIFS",
+}
+
+func refuseNetworkFS(dir string) error {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return fmt.Errorf("asking for the file system of %s: %w", dir, err)
+	}
+	return refuseMagic(dir, int64(uint32(s.Type)))
+}
+
+// refuseMagic is refuseNetworkFS for a file system that is known.
+func refuseMagic(dir string, magic int64) error {
+	if name := networkFS[magic]; name != "" {
+		return fmt.Errorf("%s is on %s, where a lock does not keep a second daemon out and a sync may not reach the disk: "+
+			"use a local disk", dir, name)
+	}
+	return nil
+}
