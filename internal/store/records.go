@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"sync"
 	"time"
 
 	"github.com/quotad/quotad/internal/quota"
@@ -21,10 +22,14 @@ func seal(body []byte, space, key string) []byte {
 	return binary.BigEndian.AppendUint32(body, checksum(body, space, key))
 }
 
+// filings lends room to put a space and a key together in, as a checksum of every record is taken at every reading.
+var filings = sync.Pool{New: func() any { return new([]byte) }}
+
 func checksum(body []byte, space, key string) uint32 {
-	var scratch [512]byte
-	filed := append(append(append(scratch[:0], space...), 0), key...)
-	return crc32.Update(crc32.Checksum(filed, castagnoli), castagnoli, body)
+	filed := filings.Get().(*[]byte)
+	defer filings.Put(filed)
+	*filed = append(append(append((*filed)[:0], space...), 0), key...)
+	return crc32.Update(crc32.Checksum(*filed, castagnoli), castagnoli, body)
 }
 
 // unseal returns what a record holds, without its version.

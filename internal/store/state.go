@@ -55,7 +55,7 @@ type state struct {
 
 func newState(tx Tx, now time.Time, windows *window.Cache, books *books) *state {
 	return &state{
-		tx: tx, now: now, windows: windows, books: books,
+		tx: tx, now: now, windows: windows, books: books, buf: make([]byte, 0, 512),
 		receipts: [2]string{receiptsAt + dateOf(now), receiptsAt + dateOf(now.Add(-24*time.Hour))},
 	}
 }

@@ -77,7 +77,7 @@ func open(t *testing.T, e store.Engine, o store.Options) *store.Store {
 	return s
 }
 
-func openBolt(t *testing.T, dir string) store.Engine {
+func openBolt(t testing.TB, dir string) store.Engine {
 	t.Helper()
 	e, err := boltengine.Open(dir, boltengine.Options{Create: true})
 	if err != nil {
