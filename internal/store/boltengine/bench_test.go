@@ -1,7 +1,6 @@
 package boltengine
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -17,8 +16,8 @@ func BenchmarkUpdate(b *testing.B) {
 		for _, ops := range []int{1, 256} {
 			b.Run(fmt.Sprintf("keys=%d/ops=%d", keys, ops), func(b *testing.B) {
 				e := open(b, b.TempDir(), Options{Create: true})
-				defer e.Close()
-				names := populate(b, e, "used/2026-11-22", keys)
+				defer shut(b, e)
+				names := populate(b, e, keys)
 				b.ReportAllocs()
 				for b.Loop() {
 					if err := e.Update(b.Context(), func(tx store.Tx) error {
@@ -45,8 +44,8 @@ func BenchmarkUpdate(b *testing.B) {
 // BenchmarkGet reads in one transaction, so that it shows the look-up alone.
 func BenchmarkGet(b *testing.B) {
 	e := open(b, b.TempDir(), Options{Create: true})
-	defer e.Close()
-	names := populate(b, e, "used/2026-11-22", 10_000)
+	defer shut(b, e)
+	names := populate(b, e, 10_000)
 	b.ReportAllocs()
 	if err := e.View(b.Context(), func(tx store.Tx) error {
 		for i := 0; b.Loop(); i++ {
@@ -64,7 +63,7 @@ func BenchmarkGet(b *testing.B) {
 func BenchmarkOpen(b *testing.B) {
 	dir := b.TempDir()
 	e := open(b, dir, Options{Create: true})
-	populate(b, e, "used/2026-11-22", 1_000_000)
+	populate(b, e, 1_000_000)
 	size, _ := e.Size()
 	if err := e.Close(); err != nil {
 		b.Fatal(err)
@@ -82,7 +81,7 @@ func BenchmarkDrop(b *testing.B) {
 	var dropping, after time.Duration
 	for b.Loop() {
 		e := open(b, b.TempDir(), Options{Create: true})
-		populate(b, e, "used/2026-11-22", 1_000_000)
+		populate(b, e, 1_000_000)
 		start := time.Now()
 		if err := e.Update(b.Context(), func(tx store.Tx) error { return tx.Drop("used/2026-11-22") }); err != nil {
 			b.Fatal(err)
@@ -113,7 +112,7 @@ func BenchmarkAppend(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			e := open(b, b.TempDir(), Options{Create: true})
-			defer e.Close()
+			defer shut(b, e)
 			n := 0
 			for b.Loop() {
 				if err := e.Update(b.Context(), func(tx store.Tx) error {
@@ -138,8 +137,8 @@ func BenchmarkShed(b *testing.B) {
 	for _, piece := range []int{256, 1024, 4096} {
 		b.Run(fmt.Sprintf("keys=%d", piece), func(b *testing.B) {
 			e := open(b, b.TempDir(), Options{Create: true})
-			defer e.Close()
-			names := populate(b, e, "used/2026-11-22", 1_000_000)
+			defer shut(b, e)
+			names := populate(b, e, 1_000_000)
 			for b.Loop() {
 				gone := names[:piece]
 				if names = names[piece:]; len(names) < piece {
@@ -167,29 +166,29 @@ func used(b *testing.B, e *Engine) int64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer t.Rollback()
+	defer func() { _ = t.Rollback() }()
 	s := e.db.Stats()
 	return t.Size() - int64(s.FreePageN+s.PendingPageN)*int64(e.db.Info().PageSize)
 }
 
-// populate puts n keys in batches, and returns their names.
-func populate(tb testing.TB, e *Engine, space string, n int) []string {
-	tb.Helper()
+// populate puts n counters in batches, and returns their keys.
+func populate(b *testing.B, e *Engine, n int) []string {
+	b.Helper()
 	names := make([]string, n)
 	for i := range names {
 		names[i] = fmt.Sprintf("acme/%012x", i)
 	}
 	value := make([]byte, 40)
 	for start := 0; start < n; start += 50_000 {
-		if err := e.Update(context.Background(), func(tx store.Tx) error {
+		if err := e.Update(b.Context(), func(tx store.Tx) error {
 			for _, name := range names[start:min(n, start+50_000)] {
-				if err := tx.Put(space, name, value); err != nil {
+				if err := tx.Put("used/2026-11-22", name, value); err != nil {
 					return err
 				}
 			}
 			return nil
 		}); err != nil {
-			tb.Fatal(err)
+			b.Fatal(err)
 		}
 	}
 	return names

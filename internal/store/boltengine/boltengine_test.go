@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -26,25 +27,25 @@ const childVar = "QUOTAD_BOLTENGINE_CHILD"
 
 func TestMain(m *testing.M) {
 	if part := os.Getenv(childVar); part != "" {
-		play(part, os.Args[1:])
+		play(os.Stdout, part, os.Args[1:])
 		return
 	}
 	goleak.VerifyTestMain(m)
 }
 
-// play runs a part, and says on standard output how it went.
-func play(part string, args []string) {
-	parts := map[string]func([]string) error{
+// play runs a part, which says how it went.
+func play(out io.Writer, part string, args []string) {
+	parts := map[string]func(io.Writer, []string) error{
 		"mutations": playMutations, "mutations-raw": playMutations, "limit": playLimit, "inject": playUpdates, "truncate": playTruncate,
 	}
-	if err := parts[part](args); err != nil {
-		fmt.Println("error:", err)
+	if err := parts[part](out, args); err != nil {
+		fmt.Fprintln(out, "error:", err)
 	}
-	fmt.Println("end")
+	fmt.Fprintln(out, "end")
 }
 
-// child runs a part in a process of its own and returns what it printed. A part that does not reach its end is an error.
-func child(t *testing.T, prefix []string, part string, args ...string) ([]string, error) {
+// spawn runs a part in a process of its own and returns what it printed. A part that does not reach its end is an error.
+func spawn(t *testing.T, prefix []string, part string, args ...string) ([]string, error) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -72,8 +73,15 @@ func child(t *testing.T, prefix []string, part string, args ...string) ([]string
 }
 
 func TestEngine(t *testing.T) {
-	enginetest.Run(t, func(t *testing.T) store.Engine { return open(t, t.TempDir(), Options{Create: true}) })
-	enginetest.RunDurable(t, func(t *testing.T, dir string) store.Engine { return open(t, dir, Options{Create: true}) })
+	at := func(t *testing.T, dir string) store.Engine {
+		t.Helper()
+		return open(t, dir, Options{Create: true})
+	}
+	enginetest.Run(t, func(t *testing.T) store.Engine {
+		t.Helper()
+		return at(t, t.TempDir())
+	})
+	enginetest.RunDurable(t, at)
 }
 
 // open opens a directory. Whoever calls it closes the engine.
@@ -104,7 +112,7 @@ func put(e *Engine, space, key, value string) error {
 func get(tb testing.TB, e *Engine, space, key string) string {
 	tb.Helper()
 	var value string
-	if err := e.View(context.Background(), func(tx store.Tx) error {
+	if err := e.View(tb.Context(), func(tx store.Tx) error {
 		v, err := tx.Get(space, key)
 		value = string(v)
 		return err
@@ -204,6 +212,7 @@ func TestCreate(t *testing.T) {
 
 // TestCreateLeftovers: what an interrupted creation left goes away, but only under the lock, and does not become the file.
 func TestCreateLeftovers(t *testing.T) {
+	t.Parallel() // it waits for locks
 	dir := t.TempDir()
 	left := filepath.Join(dir, FileName+".new-123")
 	if err := os.WriteFile(left, []byte("half a file"), 0o600); err != nil {
@@ -244,6 +253,7 @@ func TestCreateDoesNotReplace(t *testing.T) {
 }
 
 func TestLocked(t *testing.T) {
+	t.Parallel() // it waits for locks
 	dir := t.TempDir()
 	e := open(t, dir, Options{Create: true})
 	for name, again := range map[string]func() error{
@@ -273,6 +283,7 @@ func TestLocked(t *testing.T) {
 }
 
 func TestReadOnly(t *testing.T) {
+	t.Parallel() // it waits for locks
 	dir := t.TempDir()
 	e := open(t, dir, Options{Create: true})
 	if err := put(e, "a", "k", "v"); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -170,14 +171,14 @@ func TestDiskFull(t *testing.T) {
 func TestFileSizeLimit(t *testing.T) {
 	dir := t.TempDir()
 	shut(t, open(t, dir, Options{Create: true}))
-	lines, err := child(t, nil, "limit", dir)
+	lines, err := spawn(t, nil, "limit", dir)
 	if err != nil || !slices.Equal(lines, []string{"full", "small ok", "end"}) {
 		t.Errorf("%q, %v", lines, err)
 	}
 	shut(t, open(t, dir, Options{}))
 }
 
-func playLimit(args []string) error {
+func playLimit(out io.Writer, args []string) error {
 	e, err := Open(args[0], Options{})
 	if err != nil {
 		return err
@@ -190,14 +191,14 @@ func playLimit(args []string) error {
 	if _, err := fillUp(e, "a", 1000); !errors.Is(err, store.ErrFull) {
 		return fmt.Errorf("%w, want ErrFull", err)
 	}
-	fmt.Println("full")
+	fmt.Fprintln(out, "full")
 	if err := e.Update(context.Background(), func(store.Tx) error { return nil }); err != nil {
 		return err
 	}
 	if err := e.View(context.Background(), func(tx store.Tx) error { return countIs(tx, "a", 0) }); err != nil {
 		return err
 	}
-	fmt.Println("small ok")
+	fmt.Fprintln(out, "small ok")
 	return e.Close()
 }
 
@@ -210,13 +211,13 @@ func TestTruncated(t *testing.T) {
 			t.Fatal(err)
 		}
 		shut(t, e)
-		if lines, err := child(t, nil, "truncate", dir, size); err != nil || !slices.Equal(lines, []string{"end"}) {
+		if lines, err := spawn(t, nil, "truncate", dir, size); err != nil || !slices.Equal(lines, []string{"end"}) {
 			t.Errorf("cut to %s: %q, %v", size, lines, err)
 		}
 	}
 }
 
-func playTruncate(args []string) error {
+func playTruncate(_ io.Writer, args []string) error {
 	e, err := Open(args[0], Options{})
 	if err != nil {
 		return err
@@ -255,7 +256,7 @@ func TestInjected(t *testing.T) {
 				dir := t.TempDir()
 				shut(t, open(t, dir, Options{Create: true}))
 				how := []string{strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + strings.Split(fault, ":")[0], "-e", fmt.Sprintf("inject=%s:when=%d", fault, n)}
-				lines, err := child(t, how, "inject", dir)
+				lines, err := spawn(t, how, "inject", dir)
 				if err != nil {
 					if strings.Contains(err.Error(), "ptrace") {
 						t.Skip(err)
@@ -300,7 +301,7 @@ func verifySaid(t *testing.T, dir string, lines []string) map[string]int {
 }
 
 // playUpdates makes updates and says how each went.
-func playUpdates(args []string) error {
+func playUpdates(out io.Writer, args []string) error {
 	e, err := Open(args[0], Options{})
 	if err != nil {
 		return fmt.Errorf("refused: %w", err)
@@ -309,13 +310,13 @@ func playUpdates(args []string) error {
 		key := strconv.Itoa(i)
 		switch err := put(e, "a", key, strings.Repeat("v", 3000*i+1)); {
 		case err == nil:
-			fmt.Println("kept", key)
+			fmt.Fprintln(out, "kept", key)
 		case errors.Is(err, store.ErrFull):
-			fmt.Println("full", key)
+			fmt.Fprintln(out, "full", key)
 		case errors.Is(err, store.ErrUnknown):
-			fmt.Println("unknown", key)
+			fmt.Fprintln(out, "unknown", key)
 		default:
-			fmt.Println("wrong", key, err)
+			fmt.Fprintln(out, "wrong", key, err)
 		}
 	}
 	return e.Close()

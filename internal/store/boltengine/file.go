@@ -87,7 +87,7 @@ func writePID(f *os.File) error {
 // flock locks f, or returns ErrLocked after half a second.
 func flock(f *os.File, how int) error {
 	for range lockTries {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB) //nolint:gosec // a file descriptor is an int
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			return nil
 		}
@@ -203,7 +203,10 @@ func (e *Engine) openFile() error {
 		return fmt.Errorf("opening the data file: %w", err)
 	}
 	if err := e.openChecked(f, how); err != nil {
-		_ = f.Close() // bbolt may have closed it
+		// If bbolt panicked, it left the file mapped, and a mapped file keeps its lock when it is closed. If bbolt closed the
+		// file, neither of these does anything.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		_ = f.Close()
 		return err
 	}
 	return nil

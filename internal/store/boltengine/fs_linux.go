@@ -19,7 +19,7 @@ func refuseNetworkFS(dir string) error {
 	if err := unix.Statfs(dir, &s); err != nil {
 		return fmt.Errorf("asking for the file system of %s: %w", dir, err)
 	}
-	return refuseMagic(dir, int64(uint32(s.Type)))
+	return refuseMagic(dir, int64(s.Type)&0xffffffff) // on some machines it is a signed number of 32 bits
 }
 
 // refuseMagic is refuseNetworkFS for a file system that is known.

@@ -1,6 +1,7 @@
 package boltengine
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,7 +11,8 @@ import (
 )
 
 // bbolt reads pages in place, from a mapped file, and trusts what they say: a page number or length that is wrong makes it
-// read outside the file, which ends the process. So every number on every page is checked here first, by plain reads. Whether
+// read outside the file, which ends the process. So every number on every page is checked here first, by plain reads, and one
+// thing that bbolt relies on when it writes, but does not check: that a branch page names each child by its first key. Whether
 // the keys are in order is left to bbolt's own check, which is safe after this one.
 //
 // The format, in the byte order of the machine: a page begins with its id (8 bytes), flags (2), count (2) and overflow (4, the
@@ -66,8 +68,8 @@ func checkPages(f *os.File) (torn bool, err error) {
 		if m.txid > newest.txid {
 			newest = m
 		}
-		if m.pages > size/m.pageSize {
-			return false, damaged("it was cut short: it has %d bytes, and should have at least %d pages of %d", size, m.pages, m.pageSize)
+		if want := max(m.pages, 4); want > size/m.pageSize { // a new file has 4
+			return false, damaged("it was cut short: it has %d bytes, and should have at least %d pages of %d", size, want, m.pageSize)
 		}
 	}
 	w := &walker{r: f, meta: newest, seen: make([]bool, newest.pages)}
@@ -77,25 +79,36 @@ func checkPages(f *os.File) (torn bool, err error) {
 	return len(metas) == 1, nil
 }
 
-// readMetas returns the one or two valid metas.
+// readMetas returns the one or two valid metas. It looks for them where bbolt does.
 func readMetas(r io.ReaderAt, size uint64) ([]meta, error) {
-	var found []meta
-	if m, ok := readMeta(r, 0); ok {
-		found = append(found, m)
-		if second, ok := readMeta(r, m.pageSize); ok && second.pageSize == m.pageSize {
-			found = append(found, second)
+	first, ok := readMeta(r, 0)
+	if !ok {
+		for at := uint64(minPageSize); at <= maxPageSize && at < size; at *= 2 {
+			if second, ok := readMeta(r, at); ok {
+				return []meta{second}, second.checkPageSize(at)
+			}
 		}
-		return found, nil
+		return nil, damaged("neither of its two first pages is readable")
 	}
-	for at := uint64(minPageSize); at <= maxPageSize && at < size; at *= 2 {
-		if m, ok := readMeta(r, at); ok && m.pageSize == at {
-			return append(found, m), nil
-		}
+	if err := first.checkPageSize(first.pageSize); err != nil {
+		return nil, err
 	}
-	return nil, damaged("neither of its two first pages is readable")
+	second, ok := readMeta(r, first.pageSize)
+	if !ok {
+		return []meta{first}, nil
+	}
+	return []meta{first, second}, second.checkPageSize(first.pageSize)
 }
 
-// readMeta reads the meta page at an offset, and tells whether its checksum and numbers are right.
+// checkPageSize checks the size of a page, which must be where the second meta is.
+func (m meta) checkPageSize(want uint64) error {
+	if m.pageSize != want || want < minPageSize || want > maxPageSize || want&(want-1) != 0 {
+		return damaged("its pages are said to have %d bytes", m.pageSize)
+	}
+	return nil
+}
+
+// readMeta reads the meta page at an offset, and tells whether its checksum is right.
 func readMeta(r io.ReaderAt, at uint64) (meta, bool) {
 	b := make([]byte, headerSize+metaSize)
 	if _, err := r.ReadAt(b, int64(at)); err != nil { //nolint:gosec // at most maxPageSize
@@ -111,9 +124,7 @@ func readMeta(r io.ReaderAt, at uint64) (meta, bool) {
 		pages:    order.Uint64(b[40:]),
 		txid:     order.Uint64(b[48:]),
 	}
-	ok := order.Uint32(b) == metaMagic && order.Uint32(b[4:]) == metaVersion && order.Uint64(b[56:]) == sum.Sum64() &&
-		m.pageSize >= minPageSize && m.pageSize <= maxPageSize && m.pageSize&(m.pageSize-1) == 0
-	return m, ok
+	return m, order.Uint32(b) == metaMagic && order.Uint32(b[4:]) == metaVersion && order.Uint64(b[56:]) == sum.Sum64()
 }
 
 // walker visits every page of a tree, each once.
@@ -138,12 +149,12 @@ func (w *walker) walk() error {
 			return err
 		}
 	}
-	buckets, err := w.tree(w.root, true)
+	buckets, err := w.tree(child{id: w.root}, true)
 	if err != nil {
 		return err
 	}
 	for _, root := range buckets {
-		if _, err := w.tree(root, false); err != nil {
+		if _, err := w.tree(child{id: root}, false); err != nil {
 			return err
 		}
 	}
@@ -203,17 +214,32 @@ func (w *walker) read(id, n uint64) error {
 	return nil
 }
 
+// child is what a branch page says about a page.
+type child struct {
+	id  uint64
+	key []byte // the first one there; nil if it is not known
+}
+
 // tree visits the pages below one, and returns the root pages of the bolt buckets in it. Only the root tree holds buckets.
-func (w *walker) tree(id uint64, buckets bool) ([]uint64, error) {
-	p, err := w.load(id)
+func (w *walker) tree(c child, buckets bool) ([]uint64, error) {
+	p, err := w.load(c.id)
 	if err != nil {
 		return nil, err
+	}
+	if c.key != nil {
+		first, err := p.first()
+		if err != nil {
+			return nil, err
+		}
+		if !bytes.Equal(first, c.key) {
+			return nil, fmt.Errorf("page %d begins with another key than the page above it says", c.id)
+		}
 	}
 	if p.flags == leafFlag {
 		return p.leaf(buckets)
 	}
 	if p.flags != branchFlag {
-		return nil, fmt.Errorf("page %d is of kind %#x, not part of a tree", id, p.flags)
+		return nil, fmt.Errorf("page %d is of kind %#x, not part of a tree", c.id, p.flags)
 	}
 	children, err := p.branch()
 	if err != nil {
@@ -230,21 +256,38 @@ func (w *walker) tree(id uint64, buckets bool) ([]uint64, error) {
 	return roots, nil
 }
 
+// first returns the first key of a leaf or branch page.
+func (p page) first() ([]byte, error) {
+	if p.count == 0 {
+		return nil, fmt.Errorf("page %d is empty", p.id)
+	}
+	e, err := p.element(0)
+	if err != nil {
+		return nil, err
+	}
+	if p.flags == leafFlag {
+		e = e[4:]
+	}
+	key, _, err := p.bytes(0, uint64(order.Uint32(e)), uint64(order.Uint32(e[4:])), 0)
+	return key, err
+}
+
 // branch returns the pages that a branch page leads to.
-func (p page) branch() ([]uint64, error) {
+func (p page) branch() ([]child, error) {
 	if p.count == 0 {
 		return nil, fmt.Errorf("branch page %d is empty", p.id)
 	}
-	children := make([]uint64, 0, p.count)
+	children := make([]child, 0, p.count)
 	for i := range p.count {
 		e, err := p.element(i)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := p.bytes(i, uint64(order.Uint32(e)), uint64(order.Uint32(e[4:])), 0); err != nil {
+		key, _, err := p.bytes(i, uint64(order.Uint32(e)), uint64(order.Uint32(e[4:])), 0)
+		if err != nil {
 			return nil, err
 		}
-		children = append(children, order.Uint64(e[8:]))
+		children = append(children, child{id: order.Uint64(e[8:]), key: bytes.Clone(key)})
 	}
 	return children, nil
 }
@@ -257,7 +300,7 @@ func (p page) leaf(buckets bool) ([]uint64, error) {
 		if err != nil {
 			return nil, err
 		}
-		value, err := p.bytes(i, uint64(order.Uint32(e[4:])), uint64(order.Uint32(e[8:])), uint64(order.Uint32(e[12:])))
+		_, value, err := p.bytes(i, uint64(order.Uint32(e[4:])), uint64(order.Uint32(e[8:])), uint64(order.Uint32(e[12:])))
 		if err != nil {
 			return nil, err
 		}
@@ -307,13 +350,13 @@ func (p page) element(i uint64) ([]byte, error) {
 	return p.data[at:][:elementSize], nil
 }
 
-// bytes checks that the key and the value of element i lie behind the elements and on the page, and returns the value.
-func (p page) bytes(i, pos, key, value uint64) ([]byte, error) {
+// bytes returns the key and the value of element i, which must lie behind the elements and on the page.
+func (p page) bytes(i, pos, key, value uint64) (k, v []byte, err error) {
 	at := headerSize + i*elementSize + pos
 	if key == 0 || at < headerSize+p.count*elementSize || at+key+value > uint64(len(p.data)) {
-		return nil, fmt.Errorf("element %d of page %d points off the page", i, p.id)
+		return nil, nil, fmt.Errorf("element %d of page %d points off the page", i, p.id)
 	}
-	return p.data[at+key:][:value], nil
+	return p.data[at:][:key], p.data[at+key:][:value], nil
 }
 
 // free marks the free pages, which are in order.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/quotad/quotad/internal/store"
@@ -19,10 +20,10 @@ func TestSnapshot(t *testing.T) {
 	if _, err := fillUp(e, "ballast", 5000); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	var stop atomic.Bool
 	ended := make(chan error, 1)
 	go func() {
-		for i := 0; ctx.Err() == nil; i++ {
+		for i := 0; !stop.Load(); i++ {
 			v := fmt.Appendf(nil, "%d", i)
 			if err := e.Update(t.Context(), func(tx store.Tx) error {
 				return errors.Join(tx.Put("a", "n", v), tx.Put("b", "n", v), tx.Put("more", string(v), v))
@@ -53,7 +54,7 @@ func TestSnapshot(t *testing.T) {
 		}
 		shut(t, c)
 	}
-	cancel()
+	stop.Store(true)
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
@@ -89,8 +90,8 @@ func TestSnapshotRefuses(t *testing.T) {
 
 // endsLater is a context that is found ended when it has been asked a number of times.
 type endsLater struct {
-	context.Context
-	after int
+	context.Context //nolint:containedctx // it is one
+	after           int
 }
 
 func (c *endsLater) Err() error {

@@ -19,7 +19,7 @@ import (
 func TestRefused(t *testing.T) {
 	write := func(e syscall.Errno) error { return &fs.PathError{Op: "write", Path: "quotad.db", Err: e} }
 	grow := func(e syscall.Errno) error {
-		return fmt.Errorf("file resize error: %s", &fs.PathError{Op: "truncate", Path: "quotad.db", Err: e})
+		return errors.New("file resize error: " + (&fs.PathError{Op: "truncate", Path: "quotad.db", Err: e}).Error())
 	}
 	for _, c := range []struct {
 		err  error
@@ -38,7 +38,7 @@ func TestRefused(t *testing.T) {
 		{grow(syscall.EIO), false},
 		{syscall.EIO, false},
 		{syscall.ENOSPC, false}, // a bare errno came from a sync
-		{fmt.Errorf("file sync error: %s", syscall.ENOSPC), false},
+		{errors.New("file sync error: " + syscall.ENOSPC.Error()), false},
 		{&fs.PathError{Op: "sync", Path: "quotad.db", Err: syscall.ENOSPC}, false},
 		{errors.New("mmap allocate error: cannot allocate memory"), false},
 		{berrors.ErrInvalidMapping, false},
@@ -96,7 +96,7 @@ func TestCommitPanic(t *testing.T) {
 			}
 		}()
 		_ = e.Update(t.Context(), func(x store.Tx) error {
-			x.(*tx).bolt.OnCommit(func() { panic("on purpose") }) //nolint:errcheck,forcetypeassert // it is ours
+			x.(*tx).bolt.OnCommit(func() { panic("on purpose") })
 			return x.Put("a", "k", nil)
 		})
 	}()

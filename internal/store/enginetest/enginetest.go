@@ -56,7 +56,7 @@ func RunDurable(t *testing.T, openAt func(t *testing.T, dir string) store.Engine
 	t.Run("durable/model", func(t *testing.T) {
 		root := t.TempDir()
 		rapid.Check(t, func(rt *rapid.T) {
-			dir, err := os.MkdirTemp(root, "")
+			dir, err := os.MkdirTemp(root, "") //nolint:usetesting // one for each history
 			if err != nil {
 				rt.Fatal(err)
 			}

@@ -106,10 +106,12 @@ func replay(ctx context.Context, e store.Engine, open func() store.Engine, steps
 // update applies a step to the engine and to the model. A panic of its own comes back as errOurs.
 func update(ctx context.Context, e store.Engine, model contents, s step) (err error) {
 	defer func() {
-		if r := recover(); r != nil && r != errOurs {
-			panic(r)
-		} else if r != nil {
+		switch r := recover(); {
+		case r == nil:
+		case isOurs(r):
 			err = errOurs
+		default:
+			panic(r)
 		}
 	}()
 	return e.Update(ctx, func(tx store.Tx) error {

@@ -108,7 +108,9 @@ func join[V any](a, b *node[V]) *node[V] {
 }
 
 // scan calls fn for the keys from from on, until it returns false, and tells whether it never did.
-func (t tree[V]) scan(from string, fn func(key string, value V) bool) bool { return t.root.scan(from, fn) }
+func (t tree[V]) scan(from string, fn func(key string, value V) bool) bool {
+	return t.root.scan(from, fn)
+}
 
 func (n *node[V]) scan(from string, fn func(key string, value V) bool) bool {
 	if n == nil {
