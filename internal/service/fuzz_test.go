@@ -23,8 +23,8 @@ func FuzzAcquireRequest(f *testing.F) {
 	}
 	add(&quotadv1.AcquireRequest{Bucket: "portfolio"})
 	add(&quotadv1.AcquireRequest{Bucket: "a/b", RequestId: "id", Charges: []*quotadv1.Charge{
-		{Unit: "tokens", Amount: ptr(int64(1e15)), Ceiling: ptr(int64(0)), CeilingWindow: quotadv1.Window_WINDOW_DAY},
-		{Bucket: "a", Ceiling: ptr(int64(9))},
+		{Unit: "tokens", Amount: new(int64(1e15)), Ceiling: new(int64(0)), CeilingWindow: quotadv1.Window_WINDOW_DAY},
+		{Bucket: "a", Ceiling: new(int64(9))},
 	}})
 	add(&quotadv1.AcquireRequest{Bucket: "a", Hold: durationpb.New(-1)})
 	add(&quotadv1.AcquireRequest{Bucket: "..", RequestId: "\n", Charges: []*quotadv1.Charge{{}, {}, {CeilingWindow: -5}}})
@@ -45,7 +45,7 @@ func FuzzAcquireRequest(f *testing.F) {
 		default:
 			t.Errorf("%v: %v", &req, err)
 		}
-		check, checkErr := r.QuotaServiceClient.Check(t.Context(), &quotadv1.CheckRequest{Bucket: req.GetBucket(), Charges: req.GetCharges()})
+		check, checkErr := r.Check(t.Context(), &quotadv1.CheckRequest{Bucket: req.GetBucket(), Charges: req.GetCharges()})
 		if checkErr == nil && check.GetAllowed() && err == nil && len(check.GetBalances()) == 0 {
 			t.Errorf("allowed, and nothing is counted: %v", check)
 		}

@@ -15,14 +15,23 @@ import (
 
 // Ledger is what the services need of a store. Apply is the one door for change.
 type Ledger interface {
+	// Apply makes one change, and answers when it is durable.
 	Apply(context.Context, quota.Op) (quota.Decision, error)
+	// Check tells what an acquire would be answered now.
 	Check(context.Context, quota.Acquire) (quota.Decision, error)
+	// Bucket returns a bucket, or a declared pattern, as it stands.
 	Bucket(ctx context.Context, name string) (quota.View, error)
+	// Buckets returns a page of them by name; next is "" at the end.
 	Buckets(context.Context, store.BucketQuery) (views []quota.View, next string, err error)
+	// Usage returns a page of counts, the oldest window first; next is "" at the end.
 	Usage(context.Context, store.UsageQuery) (balances []quota.Balance, next string, err error)
+	// Audit returns a page of the audit trail, newest first; next is 0 at the end.
 	Audit(context.Context, store.AuditQuery) (records []quota.AuditRecord, next int64, err error)
+	// Status tells how the ledger is.
 	Status(context.Context) store.Status
+	// Revision rises with every commit that changed anything.
 	Revision() int64
+	// Backup writes a verified copy to a new file at path.
 	Backup(ctx context.Context, path string) error
 }
 

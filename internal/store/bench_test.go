@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -42,7 +41,7 @@ func BenchmarkApply(b *testing.B) {
 }
 
 func benchApply(b *testing.B, e store.Engine, callers, keys int, ids bool) {
-	ctx := context.Background()
+	ctx := b.Context()
 	s, err := store.Open(ctx, e, store.Options{})
 	if err != nil {
 		b.Fatal(err)
@@ -62,7 +61,7 @@ func benchApply(b *testing.B, e store.Engine, callers, keys int, ids bool) {
 	var wg sync.WaitGroup
 	for c := range callers {
 		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(c), 1)) //nolint:gosec // a benchmark's
+			rng := rand.New(rand.NewPCG(uint64(c), 1))
 			zipf := rand.NewZipf(rng, 1.1, 1, uint64(keys-1))
 			for left.Add(-1) >= 0 {
 				id := ""

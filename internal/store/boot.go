@@ -157,7 +157,7 @@ func openSpaces(span window.Span, t time.Time) []string {
 
 // markStopped is the last commit of a run.
 func (s *Store) markStopped() error {
-	err := s.engine.Update(context.Background(), func(tx Tx) error {
+	err := s.engine.Update(context.Background(), func(tx Tx) error { //nolint:forbidigo // the last commit waits for nobody's context
 		st := newState(tx, s.clock.read(), &s.windows, &s.books)
 		boot, err := st.boot()
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -53,14 +54,7 @@ type modelState struct {
 const historyLimit = 20
 
 func (m modelState) clone() modelState {
-	c := modelState{m.day, map[string]int64{}, map[string]asked{}}
-	for k, v := range m.used {
-		c.used[k] = v
-	}
-	for k, v := range m.ids {
-		c.ids[k] = v
-	}
-	return c
+	return modelState{m.day, maps.Clone(m.used), maps.Clone(m.ids)}
 }
 
 // step tells what may follow from a call; written apart from the code under test. The parent "app" is limited as its children.
@@ -108,7 +102,7 @@ func (m modelState) String() string { return fmt.Sprintf("%s %v %v", m.day, m.us
 
 func model(firstDay string) porcupine.Model {
 	nd := porcupine.NondeterministicModel{
-		Init:  func() []any { return []any{modelState{day: firstDay}} },
+		Init:  func() []any { return []any{modelState{firstDay, map[string]int64{}, map[string]asked{}}} },
 		Step:  func(st, in, out any) []any { return st.(modelState).step(in.(asked), out.(answered)) },
 		Equal: func(a, b any) bool { return a.(modelState).String() == b.(modelState).String() },
 	}
@@ -149,7 +143,7 @@ func play(t *testing.T, rng *rand.Rand, open func(store.Options) ledger) (histor
 		}
 	}
 	midnight := window.Day.At(time.Now(), time.UTC).End
-	time.Sleep(midnight.Sub(time.Now()) - 30*time.Millisecond)
+	time.Sleep(time.Until(midnight) - 30*time.Millisecond)
 	firstDay = window.Day.At(time.Now(), time.UTC).Label
 	var mu sync.Mutex
 	var clients sync.WaitGroup
@@ -158,7 +152,7 @@ func play(t *testing.T, rng *rand.Rand, open func(store.Options) ledger) (histor
 		shift = -60 * time.Millisecond // back over midnight
 	})
 	for client := range 12 {
-		rng := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64())) //nolint:gosec // a test's
+		rng := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
 		clients.Go(func() {
 			for n := range 10 {
 				in := asked{id: fmt.Sprintf("%d-%d", client, n), bucket: fmt.Sprintf("app/%d", rng.IntN(2)), amount: int64(1 + rng.IntN(3))}
@@ -187,6 +181,7 @@ func play(t *testing.T, rng *rand.Rand, open func(store.Options) ledger) (histor
 
 // call makes one call of a history.
 func call(t *testing.T, l ledger, client int, in asked, rng *rand.Rand) porcupine.Operation {
+	t.Helper()
 	var op quota.Op = quota.Reset{Bucket: quota.Bucket(in.bucket)}
 	if !in.reset {
 		charge := quota.Charge{Amount: in.amount}
@@ -237,7 +232,7 @@ func seeds(t *testing.T, n int) []uint64 {
 	}
 	out := make([]uint64, n)
 	for i := range out {
-		out[i] = rand.Uint64() //nolint:gosec // a test's
+		out[i] = rand.Uint64()
 	}
 	return out
 }
@@ -249,7 +244,7 @@ func TestLinearizable(t *testing.T) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "data")
 			synctest.Test(t, func(t *testing.T) {
-				rng := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's
+				rng := rand.New(rand.NewPCG(seed, 1))
 				history, firstDay := play(t, rng, func(o store.Options) ledger {
 					return openChaos(t, chaos(openBolt(t, dir), rng), o)
 				})
@@ -339,7 +334,7 @@ func TestLinearizableControls(t *testing.T) {
 			for seed := range uint64(4) {
 				dir := filepath.Join(t.TempDir(), strconv.FormatUint(seed, 10))
 				synctest.Test(t, func(t *testing.T) {
-					rng := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // a test's
+					rng := rand.New(rand.NewPCG(seed, 2))
 					history, firstDay := play(t, rng, func(o store.Options) ledger {
 						o.Defaults = quota.Defaults{Limits: []quota.Limit{{Unit: quota.Calls, Span: window.Day, Max: quota.CountMax}}, UndeclaredLive: 100}
 						if wrap != nil {

@@ -46,7 +46,7 @@ type Batch struct {
 type Tally struct {
 	Op       quota.Op
 	Outcome  quota.Outcome // 0 if the op failed with an error
-	Replayed bool
+	Replayed bool          // see quota.Decision
 }
 
 // Status is how a store is.
@@ -73,7 +73,7 @@ type BucketQuery struct {
 	Prefix       quota.Bucket // "" means all
 	After        string       // the last name of the page before
 	Max          int          // 1 to PageMax
-	DeclaredOnly bool
+	DeclaredOnly bool         // leave out buckets that are only counted
 }
 
 // UsageQuery says which counts to list.

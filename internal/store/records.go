@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"sync"
 	"time"
 
@@ -66,19 +67,19 @@ func appendAccount(buf []byte, a quota.Account) []byte {
 		flags |= hasBounds
 	}
 	buf = append(buf, recordVersion, flags)
-	buf = binary.AppendUvarint(buf, uint64(a.Used))
-	buf = binary.AppendUvarint(buf, uint64(a.Held))
-	buf = binary.AppendUvarint(buf, uint64(a.Receipted))
+	buf = appendCount(buf, a.Used)
+	buf = appendCount(buf, a.Held)
+	buf = appendCount(buf, a.Receipted)
 	buf = binary.AppendUvarint(buf, uint64(a.Resets))
 	if a.Limit.Set {
-		buf = binary.AppendUvarint(buf, uint64(a.Limit.Max))
+		buf = appendCount(buf, a.Limit.Max)
 	}
 	if a.Override.Set {
-		buf = binary.AppendUvarint(buf, uint64(a.Override.Max))
+		buf = appendCount(buf, a.Override.Max)
 	}
 	if !a.Start.IsZero() {
 		buf = binary.AppendVarint(buf, a.Start.Unix())
-		buf = binary.AppendUvarint(buf, uint64(a.End.Unix()-a.Start.Unix()))
+		buf = appendCount(buf, a.End.Unix()-a.Start.Unix())
 	}
 	return buf
 }
@@ -90,7 +91,7 @@ func parseAccountRecord(record []byte, space, key string) (quota.Account, error)
 	}
 	d := decoder{rest: body}
 	flags := d.byte()
-	a := quota.Account{Used: d.count(), Held: d.count(), Receipted: d.count(), Resets: uint32(d.count())}
+	a := quota.Account{Used: d.count(), Held: d.count(), Receipted: d.count(), Resets: d.count32()}
 	if flags&hasLimit != 0 {
 		a.Limit = quota.AtMost(d.count())
 	}
@@ -114,14 +115,14 @@ func appendReceipt(buf []byte, r quota.Receipt) []byte {
 	buf = append(buf, recordVersion)
 	buf = append(buf, r.Fingerprint[:]...)
 	buf = binary.AppendVarint(buf, r.Time.UnixMilli())
-	buf = binary.AppendUvarint(buf, uint64(len(r.Entries)))
+	buf = appendCount(buf, int64(len(r.Entries)))
 	var last quota.AccountKey
 	for _, e := range r.Entries {
 		buf = appendShared(buf, string(last.Bucket), string(e.Key.Bucket))
 		buf = appendShared(buf, string(last.Unit), string(e.Key.Unit))
 		buf = append(buf, byte(e.Key.Span))
 		buf = appendShared(buf, last.Label, e.Key.Label)
-		buf = binary.AppendUvarint(buf, uint64(e.Amount))
+		buf = appendCount(buf, e.Amount)
 		buf = binary.AppendUvarint(buf, uint64(e.Resets))
 		last = e.Key
 	}
@@ -150,7 +151,7 @@ func parseReceipt(record []byte, space, key string) (quota.Receipt, error) {
 		last.Unit = quota.Unit(d.shared(string(last.Unit)))
 		last.Span = window.Span(d.byte())
 		last.Label = d.shared(last.Label)
-		r.Entries = append(r.Entries, quota.Entry{Key: last, Amount: d.count(), Resets: uint32(d.count())})
+		r.Entries = append(r.Entries, quota.Entry{Key: last, Amount: d.count(), Resets: d.count32()})
 	}
 	if d.bad || len(d.rest) > 0 {
 		return quota.Receipt{}, fmt.Errorf("%w: the receipt %q in %s cannot be read", ErrCorrupt, key, space)
@@ -164,9 +165,17 @@ func appendShared(buf []byte, last, text string) []byte {
 	for n < len(last) && n < len(text) && last[n] == text[n] {
 		n++
 	}
-	buf = binary.AppendUvarint(buf, uint64(n))
-	buf = binary.AppendUvarint(buf, uint64(len(text)-n))
+	buf = appendCount(buf, int64(n))
+	buf = appendCount(buf, int64(len(text)-n))
 	return append(buf, text[n:]...)
+}
+
+// appendCount writes a number that is never negative. One that is would be a defect in the rules, and must not reach the disk.
+func appendCount(buf []byte, n int64) []byte {
+	if n < 0 {
+		panic(fmt.Sprintf("store: a count of %d", n))
+	}
+	return binary.AppendUvarint(buf, uint64(n))
 }
 
 // decoder reads what the append functions write. After something that cannot be it is bad, and answers zeros.
@@ -196,12 +205,21 @@ func (d *decoder) bytes(n int64) []byte {
 // count reads a number that is never negative.
 func (d *decoder) count() int64 {
 	u, n := binary.Uvarint(d.rest)
-	if d.bad || n <= 0 || int64(u) < 0 {
+	if d.bad || n <= 0 || u > math.MaxInt64 {
 		d.bad = true
 		return 0
 	}
 	d.rest = d.rest[n:]
 	return int64(u)
+}
+
+func (d *decoder) count32() uint32 {
+	n := d.count()
+	if n > math.MaxUint32 {
+		d.bad = true
+		return 0
+	}
+	return uint32(n) //nolint:gosec // bounded above
 }
 
 func (d *decoder) varint() int64 {

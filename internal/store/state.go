@@ -91,11 +91,12 @@ func (s *state) number(space, key string) (int64, error) {
 	if len(body) != 8 {
 		return 0, fmt.Errorf("%w: the number %q in %s has %d bytes", ErrCorrupt, key, space, len(body))
 	}
-	return int64(binary.BigEndian.Uint64(body)), nil
+	return int64(binary.BigEndian.Uint64(body)), nil //nolint:gosec // putNumber's own conversion, back
 }
 
 func (s *state) putNumber(space, key string, n int64) error {
-	return s.put(space, key, binary.BigEndian.AppendUint64([]byte{recordVersion}, uint64(n)))
+	body := binary.BigEndian.AppendUint64([]byte{recordVersion}, uint64(n)) //nolint:gosec // times before 1970 wrap, and back again
+	return s.put(space, key, body)
 }
 
 func (s *state) space(k quota.AccountKey) string {

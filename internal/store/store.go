@@ -116,7 +116,7 @@ func (s *Store) commit(ops []request, results []groupcommit.Result[quota.Decisio
 	var st *state
 	err := s.broken()
 	if err == nil {
-		err = s.engine.Update(context.Background(), func(tx Tx) error {
+		err = s.engine.Update(context.Background(), func(tx Tx) error { //nolint:forbidigo // a batch belongs to no single caller
 			st = newState(tx, now, &s.windows, &s.books)
 			return s.decide(st, ops, results)
 		})

@@ -23,10 +23,9 @@ var fifty = quota.Defaults{Limits: []quota.Limit{{Unit: quota.Calls, Span: windo
 // hooks is an engine with something to see or to go wrong.
 type hooks struct {
 	store.Engine
-	before func() error                      // an error stands for a write that failed
-	after  func()                            // once it is durable
-	tx     func(tx store.Tx) store.Tx        // sees what is written
-	reads  func(space, key string, v []byte) // of an Update
+	before func() error               // an error stands for a write that failed
+	after  func()                     // once it is durable
+	tx     func(tx store.Tx) store.Tx // sees what is written
 }
 
 func (h *hooks) Update(ctx context.Context, fn func(store.Tx) error) error {
@@ -456,7 +455,7 @@ func TestExhaustToday(t *testing.T) {
 		closeStore(t, s)
 		e := openBolt(t, dir)
 		until, err := store.ExhaustToday(t.Context(), e, time.Now(), "test", "drill")
-		if err != nil || until.Sub(time.Now()) > 24*time.Hour || !until.After(time.Now()) {
+		if err != nil || time.Until(until) > 24*time.Hour || !until.After(time.Now()) {
 			t.Errorf("until %v: %v", until, err)
 		}
 		s = open(t, e, store.Options{Defaults: fifty})
@@ -469,7 +468,7 @@ func TestExhaustToday(t *testing.T) {
 		do(t, s, quota.SetOverride{Bucket: "monthly", Limit: quota.AtMost(1)}, quota.Done)
 		do(t, s, acquire("monthly", ""), quota.Done)
 		do(t, s, acquire("monthly", ""), quota.Denied)
-		time.Sleep(until.Sub(time.Now()))
+		time.Sleep(time.Until(until))
 		do(t, s, acquire("monthly", ""), quota.Done)
 		do(t, s, acquire("anything", ""), quota.Done)
 		verified(t, s, dir)

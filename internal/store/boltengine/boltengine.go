@@ -158,7 +158,7 @@ func (e *Engine) OpenReaders() int { return e.db.Stats().OpenTxN }
 // Size returns the length of the data file in bytes and the most that it may become. Pages that a Drop freed are reused but not
 // given back, so the length does not shrink.
 func (e *Engine) Size() (bytes, most int64) {
-	if e.enter(context.Background()) != nil {
+	if e.admit() != nil {
 		return 0, e.most
 	}
 	defer e.running.Done()
@@ -194,11 +194,16 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-// enter admits a call, which must then call e.running.Done.
+// enter is admit for a call with a context, which may have ended.
 func (e *Engine) enter(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	return e.admit()
+}
+
+// admit lets a call in, which must then call e.running.Done.
+func (e *Engine) admit() error {
 	e.state.Lock()
 	defer e.state.Unlock()
 	if e.closed {

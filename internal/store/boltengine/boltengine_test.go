@@ -33,12 +33,13 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// play runs a part, which says how it went.
-func play(out io.Writer, part string, args []string) {
-	parts := map[string]func(io.Writer, []string) error{
-		"mutations": playMutations, "mutations-raw": playMutations, "limit": playLimit, "inject": playUpdates, "truncate": playTruncate,
-	}
-	if err := parts[part](out, args); err != nil {
+// part is what a child does: it says on a writer how it went.
+type part func(out io.Writer, args []string) error
+
+func play(out io.Writer, name string, args []string) {
+	parts := faultParts()
+	parts["mutations"], parts["mutations-raw"] = playMutations, playMutations
+	if err := parts[name](out, args); err != nil {
 		fmt.Fprintln(out, "error:", err)
 	}
 	fmt.Fprintln(out, "end")
@@ -55,7 +56,7 @@ func spawn(t *testing.T, prefix []string, part string, args ...string) ([]string
 	defer cancel()
 	line := slices.Concat(prefix, []string{self}, args)
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
-	cmd.Env = append(os.Environ(), childVar+"="+part)
+	cmd.Env = append(os.Environ(), childVar+"="+part, "GORACE=atexit_sleep_ms=0")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

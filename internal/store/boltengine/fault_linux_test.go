@@ -19,6 +19,11 @@ import (
 	"github.com/quotad/quotad/internal/store"
 )
 
+// faultParts are the parts of this file.
+func faultParts() map[string]part {
+	return map[string]part{"limit": playLimit, "inject": playUpdates, "truncate": playTruncate}
+}
+
 func TestNetworkFS(t *testing.T) {
 	for magic, refuse := range map[int64]bool{0x6969: true, 0xff534d42: true, 0xfe534d42: true, unix.EXT4_SUPER_MAGIC: false, unix.TMPFS_MAGIC: false} {
 		if err := refuseMagic("dir", magic); (err != nil) != refuse {
@@ -146,7 +151,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	data := filepath.Join(dir, "data")
 	e := open(t, data, Options{Create: true})
-	kept, err := fillUp(e, "a", 100_000)
+	kept, err := fillUp(e, "a", 10_000)
 	if !errors.Is(err, store.ErrFull) || kept == 0 {
 		t.Fatalf("after %d keys: %v, want ErrFull", kept, err)
 	}

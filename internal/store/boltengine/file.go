@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -31,14 +32,26 @@ const (
 // prepareDir makes the directory if asked to, and refuses file systems that cannot keep the promises.
 func prepareDir(dir string, create bool) error {
 	if create {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := makeDir(filepath.Clean(dir)); err != nil {
 			return fmt.Errorf("making the data directory: %w", err)
-		}
-		if err := syncDir(filepath.Dir(filepath.Clean(dir))); err != nil {
-			return err
 		}
 	}
 	return refuseNetworkFS(dir)
+}
+
+// makeDir makes dir and the directories above it where there are none, each durable.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err // nil if it is there
+	}
+	parent := filepath.Dir(dir)
+	if err := makeDir(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
 }
 
 // lockDir takes the directory's lock and writes the process id into it, for people to read. A read-only caller shares the lock
@@ -244,7 +257,7 @@ func openBolt(f *os.File, readOnly bool, most int64) (db *bolt.DB, err error) {
 		PreLoadFreelist: true, // for the check, when read-only
 		ReadOnly:        readOnly,
 		InitialMmapSize: int(initial),
-		MaxSize:         int(most),
+		MaxSize:         int(min(most, math.MaxInt)),
 		OpenFile:        func(string, int, os.FileMode) (*os.File, error) { return f, nil },
 	})
 	switch {

@@ -19,7 +19,7 @@ func refuseNetworkFS(dir string) error {
 	if err := unix.Statfs(dir, &s); err != nil {
 		return fmt.Errorf("asking for the file system of %s: %w", dir, err)
 	}
-	return refuseMagic(dir, int64(s.Type)&0xffffffff) // on some machines it is a signed number of 32 bits
+	return refuseMagic(dir, int64(s.Type)&0xffffffff) //nolint:unconvert // it has 32 bits, and a sign, on some machines
 }
 
 // refuseMagic is refuseNetworkFS for a file system that is known.

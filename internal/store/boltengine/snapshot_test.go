@@ -90,8 +90,8 @@ func TestSnapshotRefuses(t *testing.T) {
 
 // endsLater is a context that is found ended when it has been asked a number of times.
 type endsLater struct {
-	context.Context //nolint:containedctx // it is one
-	after           int
+	context.Context
+	after int
 }
 
 func (c *endsLater) Err() error {

@@ -102,7 +102,8 @@ func (x *tx) Scan(space, from string, fn func(key string, value []byte) bool) er
 	return nil
 }
 
-// Drop is store.Tx's. It visits every page of the space, so it takes time in proportion to the space's size.
+// Drop is store.Tx's. bbolt visits every key to look for buckets in the bucket, and every page to free it: 40 ms for a million
+// counters that are in memory. The pages are free from then on, and every commit writes the list of the free ones.
 func (x *tx) Drop(space string) error {
 	if x.kept == nil {
 		return store.ErrReadOnly

@@ -79,7 +79,7 @@ func (e *Engine) commit(t *bolt.Tx) error {
 	panicked = false
 	switch {
 	case err == nil:
-		return nil
+		return e.alive() // Watch may have found meanwhile that the file is gone
 	case refused(err) && e.lastCommit() < id:
 		return fmt.Errorf("%w: %w", store.ErrFull, err)
 	default:

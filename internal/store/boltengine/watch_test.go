@@ -58,7 +58,7 @@ func TestWatchEnds(t *testing.T) {
 	e := open(t, t.TempDir(), Options{Create: true})
 	ctx, cancel := context.WithCancel(t.Context())
 	byContext, byClose := make(chan error, 1), make(chan error, 1)
-	go func() { byContext <- e.Watch(ctx, time.Microsecond) }()
+	go func() { byContext <- e.Watch(ctx, 50*time.Microsecond) }()
 	go func() { byClose <- e.Watch(t.Context(), 100*time.Microsecond) }()
 	if _, err := fillUp(e, "a", 40_000); err != nil {
 		t.Error(err)

@@ -147,7 +147,9 @@ func (n *naive) settle(x *naiveTx, old, c *contents, err error) {
 		}
 		n.current.Store(&undone)
 	default:
-		n.disk.failed = c.copied()
+		if n.bug == remembersFailures {
+			n.disk.failed = c.copied()
+		}
 		n.current.Store(old)
 	}
 }
