@@ -447,19 +447,20 @@ func TestIdleDay(t *testing.T) {
 }
 
 // A restored backup gives nothing out until the day has ended, unless somebody opens a bucket on purpose.
-func TestExhaustToday(t *testing.T) {
+func TestMarkRestored(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, openBolt(t, dir), store.Options{Defaults: fifty})
 		do(t, s, quota.SetBucket{Name: "monthly", Settings: quota.Settings{Limits: []quota.Limit{{Unit: quota.Calls, Span: window.Month, Max: 9}}}}, quota.Done)
+		do(t, s, quota.SetOverride{Bucket: "before", Limit: quota.AtMost(9)}, quota.Done)
 		closeStore(t, s)
 		e := openBolt(t, dir)
-		until, err := store.ExhaustToday(t.Context(), e, time.Now(), "test", "drill")
+		until, err := store.MarkRestored(t.Context(), e, time.Now(), false, "test", "drill")
 		if err != nil || time.Until(until) > 24*time.Hour || !until.After(time.Now()) {
 			t.Errorf("until %v: %v", until, err)
 		}
 		s = open(t, e, store.Options{Defaults: fifty})
-		for _, b := range []string{"monthly", "anything"} {
+		for _, b := range []string{"monthly", "anything", "before"} {
 			d := do(t, s, acquire(b, ""), quota.Denied)
 			if !d.RetryAt.Equal(until) {
 				t.Errorf("%s: retry at %v, want %v", b, d.RetryAt, until)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -217,10 +218,11 @@ func (v *verifier) names(space string) error {
 	return err
 }
 
-// ExhaustToday makes every limit refuse until the day of now ends, and returns when that is in the ledger's own zone. A
-// backup knows nothing of what was spent after it was made, so that restoring one would give the day's budget out again. It
-// is audited, and meant for an engine that no store has open.
-func ExhaustToday(ctx context.Context, e Engine, now time.Time, principal, reason string) (until time.Time, err error) {
+// MarkRestored is for a ledger that was put in place from a backup, before a store opens it. A backup knows nothing of what was
+// spent after it was made, so that restoring one would give the day's budget out again: every limit refuses until the day of
+// now ends, and MarkRestored returns when that is in the ledger's own zone. With keepToday it lets the counts stand, and
+// returns the zero time. Both are audited.
+func MarkRestored(ctx context.Context, e Engine, now time.Time, keepToday bool, principal, reason string) (until time.Time, err error) {
 	err = e.Update(ctx, func(tx Tx) error {
 		st := newState(tx, now, new(window.Cache), new(books))
 		seen, err := st.number(spaceMeta, keyClock)
@@ -230,19 +232,58 @@ func ExhaustToday(ctx context.Context, e Engine, now time.Time, principal, reaso
 		if ledger := time.Unix(0, seen); ledger.After(now) { // the ledger's time never goes back
 			st.now = ledger
 		}
-		if _, err := quota.Apply(st, st.now, quota.Exhaust{Principal: principal, Reason: reason}); err != nil {
+		if keepToday {
+			_, err := quota.Apply(st, st.now, quota.Note{Principal: principal, Reason: reason, Action: "restore", After: "the counts of the backup stand"})
 			return err
 		}
-		book, err := st.Book()
-		if err != nil {
-			return err
-		}
-		zone, err := window.LoadZone(book.Defaults().Zone)
-		until = window.Day.At(st.now, zone).End
+		until, err = st.exhaust(principal, reason)
 		return err
 	})
 	if err != nil {
-		return time.Time{}, fmt.Errorf("exhausting the day: %w", err)
+		return time.Time{}, fmt.Errorf("marking the ledger as restored: %w", err)
 	}
 	return until, nil
+}
+
+// exhaust ends the day. An override of that day from before would open a bucket again, so it goes.
+func (s *state) exhaust(principal, reason string) (until time.Time, err error) {
+	for _, space := range openSpaces(window.Day, s.now) {
+		if err := s.dropOverrides(space); err != nil {
+			return time.Time{}, err
+		}
+	}
+	if _, err := quota.Apply(s, s.now, quota.Exhaust{Principal: principal, Reason: reason}); err != nil {
+		return time.Time{}, err
+	}
+	book, err := s.Book()
+	if err != nil {
+		return time.Time{}, err
+	}
+	zone, err := window.LoadZone(book.Defaults().Zone)
+	return window.Day.At(s.now, zone).End, err
+}
+
+func (s *state) dropOverrides(space string) error {
+	overridden := make(map[quota.AccountKey]quota.Account)
+	var bad error
+	err := s.tx.Scan(space, "", func(key string, record []byte) bool {
+		a, err := parseAccountRecord(record, space, key)
+		if err == nil && a.Override.Set && a.End.After(s.now) {
+			var k quota.AccountKey
+			k, err = parseAccount(window.Day, space, key)
+			overridden[k] = a
+		}
+		bad = err
+		return bad == nil
+	})
+	if err != nil || bad != nil {
+		return errors.Join(err, bad)
+	}
+	for k, a := range overridden {
+		a.Override = quota.Cap{}
+		if err := s.SetAccount(k, a); err != nil {
+			return err
+		}
+	}
+	return nil
 }
