@@ -8,6 +8,8 @@ import (
 // Engine keeps ordered bytes on behalf of a Store. It is the seam between quotad and a database, and all that a new database
 // has to provide; enginetest.Run is the judge of whether it does.
 type Engine interface {
+	// Both Update and View refuse a context that has ended before they begin, and do not look at it after.
+
 	// Update runs fn in a transaction and makes its writes durable before it returns nil. If fn returns an error, none of its
 	// writes is kept and that error is returned as it is. If keeping the writes fails, the error is ErrFull (nothing was kept,
 	// the engine goes on) or ErrUnknown (perhaps kept, the engine must not be used any more). fn may be run more than once, by
@@ -28,16 +30,18 @@ type Engine interface {
 type Tx interface {
 	// Get returns the value, or nil if there is none. A value that was put empty comes back empty, not nil.
 	Get(space, key string) ([]byte, error)
-	// Put keeps a copy of value, which may be reused after the call.
+	// Put keeps a copy of value, which may be reused after the call. An empty space or key is an error, and an engine may refuse
+	// keys above 32 KiB.
 	Put(space, key string, value []byte) error
 	// Delete takes a value away; that there is none is no error.
 	Delete(space, key string) error
-	// Scan calls fn for each key from from on, in order of bytes, until fn returns false. fn must not write to the space.
+	// Scan calls fn for each key from from on, in order of bytes, until fn returns false. fn may read, and write to
+	// other spaces, but not to this one.
 	Scan(space, from string, fn func(key string, value []byte) bool) error
 	// Drop takes a space away with all that it holds: an old day leaves in one stroke. That there is none is no error.
 	Drop(space string) error
 	// Spaces calls fn for each space from from on, in order of bytes, until fn returns false. A space that was emptied by
-	// Delete may or may not be named.
+	// Delete may or may not be named. fn may write, and may drop what it is told of.
 	Spaces(from string, fn func(space string) bool) error
 }
 

@@ -541,3 +541,55 @@ func TestPages(t *testing.T) {
 		}
 	}
 }
+
+// A large space leaves a piece at a time, and acquires are answered in between.
+func TestLargeSpaceLeaves(t *testing.T) {
+	e := &hooks{Engine: memengine.New()}
+	deletes, most := 0, 0
+	synctest.Test(t, func(t *testing.T) {
+		err := e.Update(t.Context(), func(tx store.Tx) error {
+			for i := range 5000 {
+				if err := tx.Put("receipts/1999-12-01", fmt.Sprintf("%05d", i), []byte{1}); err != nil {
+					return err
+				}
+			}
+			return tx.Put("meta", "schema", schemaRecord(t))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.tx = func(tx store.Tx) store.Tx {
+			most, deletes = max(most, deletes), 0
+			return counting{tx, &deletes}
+		}
+		s := open(t, e, store.Options{Defaults: fifty})
+		synctest.Wait()
+		do(t, s, acquire("a", ""), quota.Done)
+		closeStore(t, s)
+	})
+	if most < 1000 || most > 1100 {
+		t.Errorf("the largest transaction deleted %d", most)
+	}
+}
+
+// schemaRecord returns the record by which a store knows its own.
+func schemaRecord(t *testing.T) []byte {
+	t.Helper()
+	e := memengine.New()
+	keep := &hooks{Engine: e}
+	closeStore(t, open(t, noClose{keep}, store.Options{}))
+	var record []byte
+	err := e.View(t.Context(), func(tx store.Tx) error {
+		v, err := tx.Get("meta", "schema")
+		record = append([]byte(nil), v...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return record
+}
+
+type noClose struct{ store.Engine }
+
+func (noClose) Close() error { return nil }

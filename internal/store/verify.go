@@ -125,6 +125,7 @@ func (v *verifier) space(space string) error {
 	at, _, _ := strings.Cut(space, "/")
 	span, counts := spanOf(space)
 	switch {
+	case at+"/" == namesAt && expired(space, v.r.LedgerTime, DefaultRetain): // perhaps leaving, a piece at a time
 	case counts:
 		return v.tx.Scan(space, "", func(key string, record []byte) bool {
 			v.account(span, space, key, record)

@@ -89,6 +89,16 @@ func lockDir(dir string, readOnly bool) (*os.File, error) {
 	}
 }
 
+// Lock takes a data directory as an engine does, for a program that puts a file in place of the one there. It returns ErrLocked
+// after half a second if another process has it.
+func Lock(dir string) (release func() error, err error) {
+	f, err := lockDir(dir, false)
+	if err != nil {
+		return nil, err
+	}
+	return f.Close, nil
+}
+
 func writePID(f *os.File) error {
 	if err := f.Truncate(0); err != nil {
 		return err
