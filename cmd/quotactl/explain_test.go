@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
+	"github.com/quotad/quotad/internal/service"
+)
+
+func refused(t *testing.T, code codes.Code, reason, domain, text string, more ...protoadapt.MessageV1) error {
+	t.Helper()
+	details := append([]protoadapt.MessageV1{protoadapt.MessageV1Of(&errdetails.ErrorInfo{Reason: reason, Domain: domain})}, more...)
+	st, err := status.New(code, text).WithDetails(details...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.Err()
+}
+
+// TestExplain has what no script can bring about: each answer of a daemon in trouble, in words.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 22, 20, 47, 30, 0, time.UTC)
+	a := &app{env: env{now: func() time.Time { return now }}, server: "there:1", timeout: 5 * time.Second}
+	held := &quotadv1.Denial{RetryAt: timestamppb.New(now.Add(90 * time.Second)), Violations: []*quotadv1.Violation{{
+		Balance: &quotadv1.Balance{
+			Bucket: "b", Unit: "calls", Window: quotadv1.Window_WINDOW_MINUTE, Used: 3, Held: 2, Overridden: true,
+			End: timestamppb.New(now.Add(90 * time.Second)),
+		}, Requested: 2, Cap: 6,
+	}}}
+	prepaid := &quotadv1.Denial{Violations: []*quotadv1.Violation{{
+		Balance: &quotadv1.Balance{Bucket: "b", Unit: "calls", Window: quotadv1.Window_WINDOW_EVER, Used: 3}, Requested: 1, Cap: 3, Never: true,
+	}}}
+	tests := []struct {
+		err  error
+		code int
+		want string
+	}{
+		{refused(t, codes.Unavailable, "OVERLOADED", "quotad", "too many calls"), 1, "too many calls | nothing was changed; try again in a moment"},
+		{refused(t, codes.Unavailable, "SHUTTING_DOWN", "quotad", "going"), 1, "going | nothing was changed; try again when quotad is back"},
+		{refused(t, codes.Unavailable, "STORAGE_FULL", "quotad", "no room"), 1, "no room | nothing was changed; make room on the disk, or raise the size limit of quotad's file"},
+		{refused(t, codes.Unavailable, "OUTCOME_UNKNOWN", "quotad", "the disk failed"), 1, "the disk failed | quotad's disk failed and it stops; look at the machine's log before you start it again"},
+		{refused(t, codes.DataLoss, "RECORD_CORRUPT", "quotad", "damaged"), 1, "damaged | stop quotad, see what quotactl verify finds in its data directory, and restore a backup"},
+		{refused(t, codes.Unavailable, "OVERLOADED", "elsewhere", "busy"), 1, "no answer from quotad at there:1: busy"},
+		{status.Error(codes.Unimplemented, "no such method"), 1, "no such method | this version of quotad does not have that yet; quotactl version shows both versions"},
+		{status.Error(codes.PermissionDenied, "not you"), 1, "not you | this caller may not do that"},
+		{status.Error(codes.Internal, "nil map"), 1, "nil map | a defect in quotad: please report it, with what its log says"},
+		{status.Error(codes.DeadlineExceeded, "context deadline exceeded"), 1, "no answer from quotad at there:1 within 5s | --timeout waits longer"},
+		{fmt.Errorf("asking: %w", context.Canceled), 1, "interrupted"},
+		{status.Error(codes.Canceled, "context canceled"), 1, "interrupted"},
+		{status.Error(codes.ResourceExhausted, "message too large"), 1, "message too large"},
+		{refused(t, codes.ResourceExhausted, "LIMIT_EXCEEDED", "quotad", "denied, no details"), 3, "denied, no details"},
+		{
+			refused(t, codes.ResourceExhausted, "LIMIT_EXCEEDED", "quotad", "denied", protoadapt.MessageV1Of(held)), 3,
+			"b: 3 of 6 calls used and 2 held this minute, by an override; 1 left, 2 asked; resets in 1m30s | " +
+				"this could pass in 1m30s, at 2026-11-22T20:49:00Z, if nothing else is taken",
+		},
+		{&denied{prepaid}, 3, "b: 3 of 3 calls used; 0 left, 1 asked; never resets | no wait can help: ask for less, or have the limit raised"},
+		{&hinted{err: faults{"two", "lines"}, hint: "so"}, 1, "two / lines | so"},
+	}
+	for _, test := range tests {
+		r := a.explain(test.err)
+		got := strings.Join(r.lines, " / ")
+		if len(r.hints) > 0 {
+			got += " | " + strings.Join(r.hints, " | ")
+		}
+		if got != test.want || r.code != test.code {
+			t.Errorf("explain(%v) = exit %d, %q; want exit %d, %q", test.err, r.code, got, test.code, test.want)
+		}
+	}
+}
+
+// TestEveryReasonHasAHint keeps up with the reasons that the daemon gives. The fields of a bad request speak for themselves, a
+// denial has its own words, and what is not in this version has the hint of its code.
+func TestEveryReasonHasAHint(t *testing.T) {
+	t.Parallel()
+	own := []string{service.ReasonInvalid, service.ReasonLimitExceeded, service.ReasonNotYet}
+	for _, reason := range []string{
+		service.ReasonLimitExceeded, service.ReasonInvalid, service.ReasonRequestIDReused, service.ReasonUnknownBucket,
+		service.ReasonTooManyBuckets, service.ReasonDeclaredInFile, service.ReasonRecordCorrupt, service.ReasonOverloaded,
+		service.ReasonShuttingDown, service.ReasonStorageFull, service.ReasonOutcomeUnknown, service.ReasonNotYet,
+	} {
+		if (reasonHints[reason] == "") != slices.Contains(own, reason) {
+			t.Errorf("reason %s: hint %q", reason, reasonHints[reason])
+		}
+	}
+}
+
+func TestOutcomeUnknown(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{status.Error(codes.DeadlineExceeded, "late"), true},
+		{status.Error(codes.Unavailable, "error reading from server: EOF"), true},
+		{status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial tcp: connect: connection refused"`), false},
+		{refused(t, codes.Unavailable, "OVERLOADED", "quotad", ""), false},
+		{refused(t, codes.Unavailable, "OUTCOME_UNKNOWN", "quotad", ""), true},
+		{status.Error(codes.InvalidArgument, "no"), false},
+	} {
+		if got := outcomeUnknown(test.err); got != test.want {
+			t.Errorf("outcomeUnknown(%v) = %v", test.err, got)
+		}
+	}
+}

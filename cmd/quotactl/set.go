@@ -1,0 +1,172 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
+	"github.com/quotad/quotad/internal/quota"
+)
+
+func (a *app) setCommand() *cobra.Command {
+	var limits []string
+	var onExpiry string
+	bucket := &quotadv1.Bucket{}
+	req := &quotadv1.SetBucketRequest{Bucket: bucket}
+	cmd := &cobra.Command{
+		Use:   "set NAME LIMIT... [flags]",
+		Short: "declare a bucket or a pattern, in place of what was declared under that name",
+		Long: `Declares a bucket, or a pattern such as acme/* for each bucket that it matches, in place of all that was declared under that
+name. Counts are not touched: a limit below what is used denies until the window ends.
+
+A LIMIT is a number, a unit and a window, as in "50 calls/day" or "2_000_000 tokens/month"; the unit may be left out for calls,
+the window for the day. Windows are minute, hour, day, week, month, year and ever. "off" counts without a limit.`,
+		Example: `  quotactl set portfolio "50 calls/day"
+  quotactl set 'acme/*' "20 calls/day" "100_000 tokens/month" --zone Europe/Berlin
+  quotactl set experiments off --description "counted only"`,
+		Args:              atLeastName,
+		ValidArgsFunction: a.completeBucket,
+	}
+	cmd.Flags().StringArrayVar(&limits, "limit", nil, "a `LIMIT`; may be repeated, and stands for an operand")
+	cmd.Flags().StringVar(&bucket.Zone, "zone", "", "the IANA `ZONE` of its windows, such as Europe/Berlin (default the daemon's)")
+	cmd.Flags().StringVar(&onExpiry, "on-expiry", "charge", "`WHAT` becomes of a reservation that nobody settles: charge or release")
+	cmd.Flags().StringVar(&bucket.Description, "description", "", "a `TEXT` for people")
+	a.reasonFlag(cmd, &req.Reason)
+	a.completeFlag(cmd, "on-expiry", cobra.FixedCompletions([]string{"charge", "release"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		bucket.Name = args[0]
+		var err error
+		if bucket.Limits, err = parseLimits(cmd, append(args[1:], limits...)); err != nil {
+			return err
+		}
+		switch onExpiry {
+		case "charge":
+			bucket.OnExpiry = quotadv1.OnExpiry_ON_EXPIRY_CHARGE
+		case "release":
+			bucket.OnExpiry = quotadv1.OnExpiry_ON_EXPIRY_RELEASE
+		default:
+			return usagef(cmd, "--on-expiry %q is unknown; want charge or release", onExpiry)
+		}
+		ctx, cancel := a.within(cmd.Context())
+		defer cancel()
+		resp, err := a.admin().SetBucket(ctx, req)
+		if err != nil {
+			return err
+		}
+		return a.emit(resp, func(w io.Writer) {
+			a.showChange(w, &quotadv1.BucketChange{Name: bucket.GetName(), Before: resp.GetPrevious(), After: resp.GetBucket()})
+		})
+	}
+	return cmd
+}
+
+func (a *app) reasonFlag(cmd *cobra.Command, reason *string) {
+	cmd.Flags().StringVar(reason, "reason", "", "the `TEXT` that tells the audit trail why")
+}
+
+func atLeastName(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usagef(cmd, "NAME is missing")
+	}
+	return nil
+}
+
+// parseLimits reads limits as they are declared. None at all is not taken for "off": who changes the zone alone would lose them.
+func parseLimits(cmd *cobra.Command, texts []string) ([]*quotadv1.Limit, error) {
+	if len(texts) == 0 {
+		return nil, usagef(cmd, `no limit is given; want one such as "50 calls/day", or off to count without a limit`)
+	}
+	var list []quota.Limit
+	for _, text := range texts {
+		if text == "off" && len(texts) > 1 {
+			return nil, usagef(cmd, "off is given together with a limit; give one or the other")
+		}
+		some, err := quota.ParseLimits(text)
+		if err != nil {
+			return nil, usagef(cmd, "%w", err)
+		}
+		list = append(list, some...)
+	}
+	if err := quota.CheckLimits(list); err != nil {
+		return nil, usagef(cmd, "%w", err)
+	}
+	return limitsProto(list), nil
+}
+
+func limitsProto(list []quota.Limit) []*quotadv1.Limit {
+	out := make([]*quotadv1.Limit, len(list))
+	for i, l := range list {
+		out[i] = &quotadv1.Limit{Unit: string(l.Unit), Window: quotadv1.Window(l.Span), Max: l.Max}
+	}
+	return out
+}
+
+// showChange prints one difference between two declared sets: +, - or ~, the name, and what changed.
+func (a *app) showChange(w io.Writer, c *quotadv1.BucketChange) {
+	switch before, after := facets(c.GetBefore()), facets(c.GetAfter()); {
+	case c.GetBefore() == nil && c.GetAfter() == nil:
+		fmt.Fprintf(w, "= %s: not declared\n", c.GetName())
+	case c.GetBefore() == nil:
+		fmt.Fprintln(w, a.paint(1, green, "+ "+c.GetName()+": "+after.line()))
+	case c.GetAfter() == nil:
+		fmt.Fprintln(w, a.paint(1, red, "- "+c.GetName()+": "+before.line()))
+	case before == after:
+		fmt.Fprintf(w, "= %s: %s\n", c.GetName(), after.line())
+	default:
+		fmt.Fprintln(w, a.paint(1, yellow, "~ "+c.GetName()+": "+before.to(after)))
+	}
+}
+
+// declared is a declaration as people compare it.
+type declared struct{ limits, zone, expiry, about string }
+
+func facets(b *quotadv1.Bucket) declared {
+	d := declared{limits: formatLimits(b.GetLimits()), zone: b.GetZone(), expiry: "charge", about: b.GetDescription()}
+	if b.GetOnExpiry() == quotadv1.OnExpiry_ON_EXPIRY_RELEASE {
+		d.expiry = "release"
+	}
+	return d
+}
+
+// line tells all of a declaration that is not the default.
+func (d declared) line() string {
+	s := d.limits
+	if d.zone != "" {
+		s += "; zone " + d.zone
+	}
+	if d.expiry != "charge" {
+		s += "; on expiry " + d.expiry
+	}
+	if d.about != "" {
+		s += fmt.Sprintf("; %q", d.about)
+	}
+	return s
+}
+
+// to tells what has to change for one declaration to become the other.
+func (d declared) to(e declared) string {
+	s := ""
+	differ := func(name, before, after string) {
+		if before == after {
+			return
+		}
+		if s != "" {
+			s += "; "
+		}
+		s += fmt.Sprintf("%s%s -> %s", name, before, after)
+	}
+	differ("", d.limits, e.limits)
+	differ("zone ", zoneWord(d.zone), zoneWord(e.zone))
+	differ("on expiry ", d.expiry, e.expiry)
+	differ("description ", fmt.Sprintf("%q", d.about), fmt.Sprintf("%q", e.about))
+	return s
+}
+
+func zoneWord(zone string) string {
+	if zone == "" {
+		return "the daemon's"
+	}
+	return zone
+}
