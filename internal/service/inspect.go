@@ -50,8 +50,8 @@ func (i inspectServer) ListBuckets(ctx context.Context, req *quotadv1.ListBucket
 		Prefix: checkPrefix(&ps, req.GetPrefix()), Max: pageSize(&ps, req.GetPageSize()),
 		After: req.GetPageToken(), DeclaredOnly: req.GetDeclaredOnly(),
 	}
-	if len(q.After) > quota.NameBytesMax {
-		ps.Add("page_token", "is not one of ours")
+	if q.After != "" && quota.CheckPattern(q.After) != nil {
+		ps.Add("page_token", "%q is not one of ours", q.After)
 	}
 	if ps != nil {
 		return nil, invalid(ps)

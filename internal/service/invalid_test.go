@@ -80,9 +80,9 @@ func invalidCalls(ctx context.Context, r *rig) map[string]invalidCase {
 func invalidReads(ctx context.Context, r *rig) map[string]invalidCase {
 	return map[string]invalidCase{
 		"list buckets": {func() error {
-			_, err := r.ListBuckets(ctx, &quotadv1.ListBucketsRequest{Prefix: "/", PageSize: -1})
+			_, err := r.ListBuckets(ctx, &quotadv1.ListBucketsRequest{Prefix: "/", PageSize: -1, PageToken: "nonsense!"})
 			return err
-		}, []string{"page_size", "prefix"}},
+		}, []string{"page_size", "page_token", "prefix"}},
 		"list usage": {func() error {
 			_, err := r.ListUsage(ctx, &quotadv1.ListUsageRequest{Window: 77, From: "yesterday", To: "2026-02-30", Unit: "!", PageSize: 1001})
 			return err
