@@ -154,6 +154,14 @@ func (b *Book) Rules(bucket Bucket) *Rules {
 	return b.fallback
 }
 
+// Zone returns the zone of a bucket's windows, also where nobody declared it.
+func (b *Book) Zone(bucket Bucket) *time.Location {
+	if r := b.Rules(bucket); r != nil {
+		return r.zone
+	}
+	return b.counted.zone
+}
+
 // declared returns the rules of a bucket that has a declaration of its own or a pattern's; else nil.
 func (b *Book) declared(bucket Bucket) *Rules {
 	if r := b.exact[string(bucket)]; r != nil {

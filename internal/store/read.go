@@ -81,8 +81,11 @@ func (s *state) names(q BucketQuery) ([]string, error) {
 	}
 	if !q.DeclaredOnly {
 		for _, span := range window.Spans() {
+			if short(span) {
+				continue // whatever is counted is counted by the day as well
+			}
 			for _, space := range openSpaces(span, s.now) {
-				counted, err := s.counted(space, q)
+				counted, err := s.counted(book, span, space, q)
 				if err != nil {
 					return nil, err
 				}
@@ -94,8 +97,8 @@ func (s *state) names(q BucketQuery) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// counted returns the first q.Max+1 buckets with a count in a space.
-func (s *state) counted(space string, q BucketQuery) ([]string, error) {
+// counted returns the first q.Max+1 buckets for which a space is that of their current window, and which have a count in it.
+func (s *state) counted(book *quota.Book, span window.Span, space string, q BucketQuery) ([]string, error) {
 	from := string(q.Prefix)
 	if q.After > from {
 		from = q.After + "\x01" // past all the counts of that bucket
@@ -108,7 +111,9 @@ func (s *state) counted(space string, q BucketQuery) ([]string, error) {
 		}
 		fresh := len(names) == 0 || names[len(names)-1] != name
 		if fresh && name > q.After && quota.Bucket(name).Within(q.Prefix) {
-			names = append(names, name)
+			if w := s.windows.At(span, s.now, book.Zone(quota.Bucket(name))); accountSpace(span, w.Label) == space {
+				names = append(names, name)
+			}
 		}
 		return len(names) <= q.Max
 	})

@@ -113,22 +113,44 @@ func (s *Store) commit(ops []request, results []groupcommit.Result[quota.Decisio
 	began := s.o.Uptime()
 	now := s.clock.read()
 	s.ledgerTime.Store(now.UnixNano())
+	wrote, err := s.write(now, ops, results)
+	if err != nil && len(ops) > 1 && !engineFault(err) {
+		// One op met something that cannot be, after it had begun to write. Each by itself, so that the others do not suffer for it.
+		err = nil
+		for i := range ops {
+			once, failed := s.write(now, ops[i:i+1], results[i:i+1])
+			if failed != nil {
+				results[i].Err = failed
+			}
+			wrote = wrote || once
+		}
+	}
+	s.note(err, wrote)
+	s.report(ops, results, Batch{Ops: len(ops), Wrote: wrote, Took: s.o.Uptime() - began, Err: err})
+	return err
+}
+
+// engineFault tells an error that any op would have met from one that a certain op met.
+func engineFault(err error) bool {
+	return errors.Is(err, ErrFull) || errors.Is(err, ErrUnknown) || errors.Is(err, ErrClosed)
+}
+
+// write decides ops in one transaction, and tells whether anything had to be made durable.
+func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result[quota.Decision]) (wrote bool, err error) {
 	var st *state
-	err := s.broken()
+	err = s.broken()
 	if err == nil {
 		err = s.engine.Update(context.Background(), func(tx Tx) error { //nolint:forbidigo // a batch belongs to no single caller
 			st = newState(tx, now, &s.windows, &s.books)
 			return s.decide(st, ops, results)
 		})
 	}
-	wrote := err == nil && st.writes > 0
+	wrote = err == nil && st.writes > 0
 	if wrote {
 		s.minute = minuteOf(now)
 		s.revision.Add(1)
 	}
-	s.note(err, wrote)
-	s.report(ops, results, Batch{Ops: len(ops), Wrote: wrote, Took: s.o.Uptime() - began, Err: err})
-	return err
+	return wrote, err
 }
 
 // decide runs the ops one after the other. An op that meets a damaged record is refused by itself.
