@@ -58,7 +58,7 @@ func acquire(s State, now time.Time, op Acquire) (Decision, error) {
 	if err != nil || refusal.Outcome != 0 {
 		return refusal, err
 	}
-	if d, err := p.verdict(s); err != nil || d.Outcome != Done {
+	if d, err := p.verdict(); err != nil || d.Outcome != Done {
 		return d, err
 	}
 	return p.commit(s, now, op)
@@ -68,9 +68,13 @@ func acquire(s State, now time.Time, op Acquire) (Decision, error) {
 func Check(r Reader, now time.Time, op Acquire) (Decision, error) {
 	p, refusal, err := planAcquire(r, now, op)
 	if err != nil || refusal.Outcome != 0 {
+		refusal.Time = now
 		return refusal, err
 	}
-	d := p.verdict()
+	d, err := p.verdict()
+	if err != nil {
+		return Decision{}, err
+	}
 	d.Time, d.Balances = now, p.balances()
 	return d, nil
 }
@@ -101,7 +105,7 @@ func planAcquire(r Reader, now time.Time, op Acquire) (plan, Decision, error) {
 	if err != nil {
 		return plan{}, Decision{}, err
 	}
-	p := plan{reader: r, now: now, book: book, entries: make([]entry, 0, 4)}
+	p := plan{reader: r, now: now, book: book, entries: make([]entry, 0, 1)}
 	if len(op.Charges) > 1 {
 		p.index = make(map[AccountKey]int)
 	}
@@ -175,8 +179,8 @@ func (p *plan) admitNames(most int64) (Decision, error) {
 	}
 	fresh := p.names[:0]
 	var live int64
-	for i, name := range p.names {
-		if p.counted(name) || i > 0 && containsName(fresh, name) {
+	for _, name := range p.names {
+		if p.counted(name) || slices.Contains(fresh, name) {
 			continue
 		}
 		known, n, err := p.reader.LiveNames(name.day, name.bucket)
@@ -205,22 +209,13 @@ func (p *plan) counted(name liveName) bool {
 	return false
 }
 
-func containsName(names []liveName, name liveName) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
-}
-
 // verdict decides: every count has room for what is asked of it, or all those that have not are named.
-func (p *plan) verdict(r Reader) (Decision, error) {
+func (p *plan) verdict() (Decision, error) {
 	violations := p.violations()
 	if violations == nil {
 		return Decision{Outcome: Done}, nil
 	}
-	at, err := p.passAt(r, violations)
+	at, err := p.passAt(violations)
 	if err != nil {
 		return Decision{}, err
 	}
@@ -254,14 +249,14 @@ func (p *plan) violations() []Violation {
 // passAt returns when an acquire that is refused could pass if nothing else were taken: when the last window that refuses has
 // ended. The counts of the windows after it have to be looked at too: an override may end with its window, or be made for a
 // later one, and a change of zone may lead to a window that was charged before. Zero if never.
-func (p *plan) passAt(r Reader, violations []Violation) (time.Time, error) {
-	later := plan{entries: slices.Clone(p.entries)}
+func (p *plan) passAt(violations []Violation) (time.Time, error) {
+	later := plan{reader: p.reader, entries: slices.Clone(p.entries)}
 	at := retryAt(violations)
 	for range windowsAhead {
 		if at.IsZero() {
 			break
 		}
-		if err := later.move(r, at); err != nil {
+		if err := later.move(at); err != nil {
 			return time.Time{}, err
 		}
 		if violations = later.violations(); violations == nil {
@@ -273,16 +268,16 @@ func (p *plan) passAt(r Reader, violations []Violation) (time.Time, error) {
 }
 
 // move lays a plan out over the windows that hold t.
-func (p *plan) move(r Reader, t time.Time) error {
+func (p *plan) move(t time.Time) error {
 	for i := range p.entries {
 		e := &p.entries[i]
 		if e.window.Contains(t) {
 			continue
 		}
-		e.window = r.Windows().At(e.key.Span, t, e.window.Start.Location())
-		e.key.Label = e.window.Label
+		e.window = p.reader.Windows().At(e.key.Span, t, e.window.Start.Location())
+		e.key.Label, e.declared = e.window.Label, e.lasting
 		var err error
-		if e.account, e.kept, err = r.Account(e.key); err != nil {
+		if e.account, e.kept, err = p.reader.Account(e.key); err != nil {
 			return err
 		}
 	}

@@ -64,7 +64,7 @@ type Balance struct {
 	Window     window.Window
 	Limit      Cap // in force, an override included
 	Used, Held int64
-	Overridden bool
+	Overridden bool // whether the limit comes from an override of this one window
 }
 
 // Remaining returns what may still be taken, never below 0; no bound where there is no limit.
@@ -86,10 +86,10 @@ func (b Balance) Overage() int64 {
 // Violation is one count that refused.
 type Violation struct {
 	Balance   Balance // as it stood, unchanged
-	Requested int64
-	Cap       int64 // the bound that refused: the limit, or the caller's ceiling where that is lower
-	Ceiling   bool  // whether it was the ceiling
-	Never     bool  // whether no wait can help
+	Requested int64   // what the request asked of this count
+	Cap       int64   // the bound that refused: the limit, or the caller's ceiling where that is lower
+	Ceiling   bool    // whether it was the ceiling
+	Never     bool    // whether no wait can help
 }
 
 // String says what refused and how much is left, such as "portfolio: 50 of 50 calls used this day, 1 asked".

@@ -12,7 +12,7 @@ import (
 // Cap is an upper bound that may be absent. The zero value is no bound.
 type Cap struct {
 	Max int64 // the bound, itself included; 0 or more
-	Set bool
+	Set bool  // whether there is a bound at all
 }
 
 // AtMost returns the bound n.
@@ -123,7 +123,7 @@ func FormatLimits(limits []Limit) string {
 
 func parseNumber(s string) (int64, error) {
 	digits := strings.ReplaceAll(s, "_", "")
-	if digits == "" || strings.HasPrefix(s, "_") || strings.HasSuffix(s, "_") || strings.Contains(s, "__") {
+	if digits == "" || strings.HasPrefix(s, "+") || strings.HasPrefix(s, "_") || strings.HasSuffix(s, "_") || strings.Contains(s, "__") {
 		return 0, fmt.Errorf("%q is not a number", s)
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)

@@ -71,7 +71,7 @@ func checkSegment(segment string, pattern bool) error {
 	for i := range len(segment) {
 		if c := segment[i]; !isNameByte(c) {
 			if c == '*' && pattern {
-				return fmt.Errorf("%q: * stands for a whole segment", segment)
+				return fmt.Errorf("* stands for a whole segment, never for a part of one")
 			}
 			return fmt.Errorf("%q is not allowed", []rune(segment[i:])[0])
 		}

@@ -13,7 +13,7 @@ type Op interface{ isOp() }
 
 // Acquire takes all of its charges or none of them. Validate must have passed before it is applied.
 type Acquire struct {
-	Principal string
+	Principal string // who calls; scopes RequestID. It has no NUL
 	Bucket    Bucket
 	Charges   []Charge // none means one call from Bucket
 	RequestID string   // "" means that it cannot be recognised when it is sent again
@@ -22,16 +22,16 @@ type Acquire struct {
 
 // Charge is one amount to take.
 type Charge struct {
-	Bucket      Bucket // "" means the request's
-	Unit        Unit   // "" means Calls
-	Amount      int64  // 1 to AmountMax
-	Ceiling     Cap    // the caller's own lower bound on the count
-	CeilingSpan window.Span
+	Bucket      Bucket      // "" means the request's
+	Unit        Unit        // "" means Calls
+	Amount      int64       // 1 to AmountMax
+	Ceiling     Cap         // the caller's own lower bound on the count
+	CeilingSpan window.Span // the window that the ceiling binds; 0 means each that is limited, or the day if none is
 }
 
 // SetBucket declares a bucket or a pattern, by the API.
 type SetBucket struct {
-	Principal, Reason string
+	Principal, Reason string // who changes it, and why, for the audit trail; Reason has at most NoteBytesMax bytes
 	Name              string
 	Settings          Settings
 }
@@ -81,7 +81,8 @@ type Exhaust struct{ Principal, Reason string }
 
 // Note puts a record into the audit trail and changes nothing else.
 type Note struct {
-	Principal, Reason, Action, After string
+	Principal, Reason string
+	Action, After     string // what was done, and what came of it; see AuditRecord
 }
 
 func (Acquire) isOp()      {}
@@ -144,6 +145,7 @@ func (a *Acquire) Validate() Problems {
 func (a *Acquire) validateCharge(i int, ps *Problems) {
 	c := &a.Charges[i]
 	field := func(name string) string { return fmt.Sprintf("charges[%d].%s", i, name) }
+	faults := len(*ps)
 	if c.Bucket == "" {
 		c.Bucket = a.Bucket
 	} else if err := c.Bucket.Check(); err != nil {
@@ -154,6 +156,7 @@ func (a *Acquire) validateCharge(i int, ps *Problems) {
 	} else if err := c.Unit.Check(); err != nil {
 		ps.Try(field("unit"), err)
 	}
+	named := len(*ps) == faults
 	if c.Amount < 1 || c.Amount > AmountMax {
 		ps.Add(field("amount"), "is %d; want 1 to %d, or leave it out for 1", c.Amount, AmountMax)
 	}
@@ -167,7 +170,7 @@ func (a *Acquire) validateCharge(i int, ps *Problems) {
 		ps.Add(field("ceiling_window"), "is given without a ceiling; give both or neither")
 	}
 	for j, d := range a.Charges[:i] {
-		if d.Bucket == c.Bucket && d.Unit == c.Unit {
+		if named && d.Bucket == c.Bucket && d.Unit == c.Unit {
 			ps.Add(field("unit"), "%s of %s is charged by charges[%d] already; add the amounts up in one charge", c.Unit, c.Bucket, j)
 		}
 	}

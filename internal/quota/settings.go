@@ -82,6 +82,9 @@ func (s Settings) String() string {
 	if s.OnExpiry == ExpiryRelease {
 		parts = append(parts, "on expiry release")
 	}
+	if s.Description != "" {
+		parts = append(parts, fmt.Sprintf("described as %q", s.Description))
+	}
 	if s.Source == SourceFile {
 		parts = append(parts, "from the buckets file")
 	}

@@ -42,26 +42,26 @@ type Fingerprint [16]byte
 type Receipt struct {
 	Fingerprint Fingerprint
 	Time        time.Time // when it was granted, to the millisecond
-	Entries     []Entry
+	Entries     []Entry   // what was charged
 }
 
 // Entry is the part of a receipt that concerns one count.
 type Entry struct {
-	Key    AccountKey
+	Key    AccountKey // the count
 	Amount int64
 	Resets uint32 // the account's when it was charged: a reset since then has forgotten the amount
 }
 
 // AuditRecord is one administrative change.
 type AuditRecord struct {
-	Sequence  int64 // set by the State
-	Time      time.Time
-	Principal string
-	Action    string
-	Bucket    string
-	Before    string
-	After     string
-	Reason    string
+	Sequence  int64     // its number, from 1 on; set by the State
+	Time      time.Time // to the millisecond
+	Principal string    // who made it; "quotad" for the daemon itself
+	Action    string    // what was done, such as "set_bucket" or "reset"
+	Bucket    string    // the bucket or pattern; "" where it concerns the ledger
+	Before    string    // how it stood, in a line; "" if there was nothing
+	After     string    // how it stands, in a line; "" if nothing is left
+	Reason    string    // the one given
 }
 
 // Reader is what a decision may see.

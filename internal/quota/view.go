@@ -58,8 +58,9 @@ func current(r Reader, now time.Time, b Bucket, rules *Rules) ([]Balance, error)
 	}
 	for _, u := range rules.units {
 		for _, sc := range u.caps {
-			k := AccountKey{b, u.unit, sc.span, r.Windows().At(sc.span, now, rules.zone).Label}
-			if sc.cap.Set && !slices.Contains(keys, k) {
+			w := r.Windows().At(sc.span, now, rules.zone)
+			k := AccountKey{b, u.unit, sc.span, w.Label}
+			if book.limit(rules, u.unit, w).Set && !slices.Contains(keys, k) {
 				keys = append(keys, k)
 			}
 		}
@@ -123,15 +124,19 @@ func balanceOf(k AccountKey, a Account) Balance {
 
 // standing returns a count as it stands at now: while its window goes on with the limit in force, later with its last one.
 func standing(book *Book, now time.Time, k AccountKey, a Account) Balance {
-	b := balanceOf(k, a)
 	if k.Span != window.Ever && !a.End.After(now) {
-		return b
+		return balanceOf(k, a)
 	}
+	return currentBalance(book, k, a)
+}
+
+func currentBalance(book *Book, k AccountKey, a Account) Balance {
 	rules := book.Rules(k.Bucket)
 	if rules == nil {
 		rules = book.counted
 	}
-	b.Limit = a.limit(rules.cap(k.Unit, k.Span))
+	b := balanceOf(k, a)
+	b.Limit = a.limit(book.limit(rules, k.Unit, b.Window))
 	return b
 }
 
@@ -169,9 +174,5 @@ func Current(r Reader, k AccountKey, a Account) (Balance, error) {
 	if err != nil {
 		return Balance{}, err
 	}
-	b := balanceOf(k, a)
-	if rules := book.Rules(k.Bucket); rules != nil {
-		b.Limit = a.limit(book.limit(rules, k.Unit, b.Window))
-	}
-	return b, nil
+	return currentBalance(book, k, a), nil
 }

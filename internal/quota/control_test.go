@@ -1,0 +1,302 @@
+package quota_test
+
+import (
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quotad/quotad/internal/quota"
+)
+
+// spoiled is a state that is not what it says, where a function is set.
+type spoiled struct {
+	quota.State
+	book       func(quota.Defaults, map[string]quota.Settings) (quota.Defaults, map[string]quota.Settings)
+	account    func(quota.Account) quota.Account
+	setAccount func(quota.AccountKey, *quota.Account) (keep bool)
+	receipt    func(quota.Receipt) (quota.Receipt, bool)
+	setReceipt func(*quota.Receipt)
+	liveNames  func(known bool, n int64) (bool, int64)
+	declare    func(*quota.Settings) (keep bool)
+	audit      func() (keep bool)
+}
+
+func (s *spoiled) Book() (*quota.Book, error) {
+	b, err := s.State.Book()
+	if err != nil || s.book == nil {
+		return b, err
+	}
+	declared := make(map[string]quota.Settings)
+	for _, name := range b.Names() {
+		declared[name], _ = b.Settings(name)
+	}
+	return quota.NewBook(s.book(b.Defaults(), declared))
+}
+
+func (s *spoiled) Account(k quota.AccountKey) (quota.Account, bool, error) {
+	a, ok, err := s.State.Account(k)
+	if s.account != nil {
+		a = s.account(a)
+	}
+	return a, ok, err
+}
+
+func (s *spoiled) SetAccount(k quota.AccountKey, a quota.Account) error {
+	if s.setAccount != nil && !s.setAccount(k, &a) {
+		return nil
+	}
+	return s.State.SetAccount(k, a)
+}
+
+func (s *spoiled) Receipt(k quota.ReceiptKey) (quota.Receipt, bool, error) {
+	r, ok, err := s.State.Receipt(k)
+	if s.receipt != nil && ok {
+		r, ok = s.receipt(r)
+	}
+	return r, ok, err
+}
+
+func (s *spoiled) SetReceipt(k quota.ReceiptKey, r quota.Receipt) error {
+	if s.setReceipt != nil {
+		s.setReceipt(&r)
+	}
+	return s.State.SetReceipt(k, r)
+}
+
+func (s *spoiled) LiveNames(day string, name quota.Bucket) (bool, int64, error) {
+	known, n, err := s.State.LiveNames(day, name)
+	if s.liveNames != nil {
+		known, n = s.liveNames(known, n)
+	}
+	return known, n, err
+}
+
+func (s *spoiled) Declare(name string, settings *quota.Settings) error {
+	if s.declare != nil && !s.declare(settings) {
+		return nil
+	}
+	return s.State.Declare(name, settings)
+}
+
+func (s *spoiled) Audit(r quota.AuditRecord) error {
+	if s.audit != nil && !s.audit() {
+		return nil
+	}
+	return s.State.Audit(r)
+}
+
+// decide makes a decision that is patched where it is an acquire's.
+func decide(patch func(quota.State, time.Time, quota.Acquire, quota.Decision) (quota.Decision, error)) func(*checker) {
+	return func(c *checker) {
+		c.apply = func(s quota.State, now time.Time, op quota.Op) (quota.Decision, error) {
+			d, err := quota.Apply(s, now, op)
+			if a, ok := op.(quota.Acquire); ok && err == nil {
+				return patch(s, now, a, d)
+			}
+			return d, err
+		}
+	}
+}
+
+func state(s spoiled) func(*checker) {
+	return func(c *checker) {
+		s := s
+		s.State = c.state
+		c.seen = &s
+	}
+}
+
+// brokenStates are ledgers that break a promise each.
+var brokenStates = map[string]spoiled{
+	"one more than the limit": {book: func(d quota.Defaults, all map[string]quota.Settings) (quota.Defaults, map[string]quota.Settings) {
+		for name, s := range all {
+			s.Limits = append([]quota.Limit(nil), s.Limits...)
+			for i := range s.Limits {
+				s.Limits[i].Max = min(s.Limits[i].Max+1, quota.CountMax)
+			}
+			all[name] = s
+		}
+		return d, all
+	}},
+	"all days are those of UTC": {book: func(d quota.Defaults, all map[string]quota.Settings) (quota.Defaults, map[string]quota.Settings) {
+		d.Zone = ""
+		for name, s := range all {
+			s.Zone = ""
+			all[name] = s
+		}
+		return d, all
+	}},
+	"patterns match nothing": {book: func(d quota.Defaults, all map[string]quota.Settings) (quota.Defaults, map[string]quota.Settings) {
+		maps.DeleteFunc(all, func(name string, _ quota.Settings) bool { return quota.IsPattern(name) })
+		return d, all
+	}},
+	"a restored day is like any other": {book: func(d quota.Defaults, all map[string]quota.Settings) (quota.Defaults, map[string]quota.Settings) {
+		d.Exhausted = time.Time{}
+		return d, all
+	}},
+	"parents are not charged": {setAccount: func(k quota.AccountKey, _ *quota.Account) bool { return k.Bucket.Parent() != "" }},
+	"overrides are forgotten": {account: func(a quota.Account) quota.Account { a.Override = quota.Cap{}; return a }},
+	"what is held is free":    {account: func(a quota.Account) quota.Account { a.Held = 0; return a }},
+	"counts of 32 bits":       {account: func(a quota.Account) quota.Account { a.Used = max(0, int64(int32(a.Used))); return a }},
+	"resets are not numbered": {setAccount: func(_ quota.AccountKey, a *quota.Account) bool { a.Resets = 0; return true }},
+	"receipts are not summed": {setAccount: func(_ quota.AccountKey, a *quota.Account) bool { a.Receipted = 0; return true }},
+	"ids are not recognised":  {receipt: func(r quota.Receipt) (quota.Receipt, bool) { return r, false }},
+	"content is not compared": {setReceipt: func(r *quota.Receipt) { r.Fingerprint[0]++ }},
+	"receipts lack a count":   {setReceipt: func(r *quota.Receipt) { r.Entries = r.Entries[:len(r.Entries)-1] }},
+	"names without bound":     {liveNames: func(known bool, _ int64) (bool, int64) { return known, -1000 }},
+	"names are always new":    {liveNames: func(_ bool, n int64) (bool, int64) { return false, n }},
+	"nothing is taken away":   {declare: func(s *quota.Settings) bool { return s != nil }},
+	"changes leave no trace":  {audit: func() bool { return false }},
+}
+
+// brokenDecisions are deciders that break a promise each.
+var brokenDecisions = map[string]func(*checker){
+	"ceilings are ignored": func(c *checker) {
+		c.apply = func(s quota.State, now time.Time, op quota.Op) (quota.Decision, error) {
+			if a, ok := op.(quota.Acquire); ok {
+				a.Charges = append([]quota.Charge(nil), a.Charges...)
+				for i := range a.Charges {
+					a.Charges[i].Ceiling, a.Charges[i].CeilingSpan = quota.Cap{}, 0
+				}
+				a.Validate()
+				op = a
+			}
+			return quota.Apply(s, now, op)
+		}
+	},
+	"written before it is checked": func(c *checker) {
+		c.apply = func(s quota.State, now time.Time, op quota.Op) (quota.Decision, error) {
+			if a, ok := op.(quota.Acquire); ok {
+				if err := s.AddLiveName("today", a.Bucket); err != nil {
+					return quota.Decision{}, err
+				}
+			}
+			return quota.Apply(s, now, op)
+		}
+	},
+	"a part of a denied request": decide(func(s quota.State, now time.Time, a quota.Acquire, d quota.Decision) (quota.Decision, error) {
+		if d.Outcome == quota.Denied && len(a.Charges) > 1 {
+			a.Charges, a.RequestID = a.Charges[:1], ""
+			if _, err := quota.Apply(s, now, a); err != nil {
+				return d, err
+			}
+		}
+		return d, nil
+	}),
+	"a check that is always passed": func(c *checker) {
+		c.check = func(r quota.Reader, now time.Time, op quota.Acquire) (quota.Decision, error) {
+			d, err := quota.Check(r, now, op)
+			if d.Outcome == quota.Denied {
+				d.Outcome = quota.Done
+			}
+			return d, err
+		}
+	},
+	"a denial is remembered": decide(func(s quota.State, now time.Time, a quota.Acquire, d quota.Decision) (quota.Decision, error) {
+		if d.Outcome == quota.Denied && a.RequestID != "" {
+			return d, s.SetReceipt(quota.ReceiptKey{Principal: a.Principal, RequestID: a.RequestID}, quota.Receipt{Time: now})
+		}
+		return d, nil
+	}),
+	"one reason is enough": decide(func(_ quota.State, _ time.Time, _ quota.Acquire, d quota.Decision) (quota.Decision, error) {
+		d.Violations = d.Violations[:min(1, len(d.Violations))]
+		return d, nil
+	}),
+	"come again a second later": decide(func(_ quota.State, _ time.Time, _ quota.Acquire, d quota.Decision) (quota.Decision, error) {
+		if !d.RetryAt.IsZero() {
+			d.RetryAt = d.RetryAt.Add(time.Second)
+		}
+		return d, nil
+	}),
+	"come again when the first window ends": decide(func(_ quota.State, _ time.Time, _ quota.Acquire, d quota.Decision) (quota.Decision, error) {
+		for _, v := range d.Violations {
+			if end := v.Balance.Window.End; !d.RetryAt.IsZero() && end.Before(d.RetryAt) {
+				d.RetryAt = end
+			}
+		}
+		return d, nil
+	}),
+	"come again after the windows that refused": decide(func(_ quota.State, _ time.Time, _ quota.Acquire, d quota.Decision) (quota.Decision, error) {
+		var last time.Time
+		for _, v := range d.Violations {
+			if v.Never {
+				return d, nil
+			}
+			if v.Balance.Window.End.After(last) {
+				last = v.Balance.Window.End
+			}
+		}
+		d.RetryAt = last
+		return d, nil
+	}),
+}
+
+// The checker catches each broken variant, and finds nothing to say of the real thing.
+func TestHistoriesCatchBrokenVariants(t *testing.T) {
+	t.Parallel()
+	variants := maps.Clone(brokenDecisions)
+	for name, s := range brokenStates {
+		variants[name] = state(s)
+	}
+	const histories = 2_000
+	for name, spoil := range variants {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(histories) {
+				if err := history(seeded(seed), spoil); err != nil {
+					t.Logf("caught by history %d", seed)
+					return
+				}
+			}
+			t.Errorf("not caught in %d histories", histories)
+		})
+	}
+}
+
+// The histories are worth something only while they meet everything that may happen.
+func TestHistoriesMeetEverything(t *testing.T) {
+	t.Parallel()
+	met := make(map[string]int)
+	watch := decide(func(_ quota.State, now time.Time, a quota.Acquire, d quota.Decision) (quota.Decision, error) {
+		met[d.Outcome.String()]++
+		for what, happened := range map[string]bool{
+			"replayed":      d.Replayed,
+			"wait":          d.Outcome == quota.Denied && !d.RetryAt.IsZero(),
+			"never":         d.Outcome == quota.Denied && d.RetryAt.IsZero(),
+			"long wait":     d.RetryAt.After(now.Add(40 * 24 * time.Hour)),
+			"many reasons":  len(d.Violations) > 2,
+			"many counts":   len(d.Balances) > 4,
+			"large amounts": d.Outcome == quota.Done && len(a.Charges) > 1 && a.Charges[0].Amount == quota.AmountMax,
+		} {
+			if happened {
+				met[what]++
+			}
+		}
+		for _, v := range d.Violations {
+			for what, happened := range map[string]bool{
+				"ceiling": v.Ceiling, "override": v.Balance.Overridden, "held": v.Balance.Held > 0,
+				"unlimited": !v.Balance.Limit.Set && v.Cap == quota.CountMax,
+			} {
+				if happened {
+					met[what]++
+				}
+			}
+		}
+		return d, nil
+	})
+	for seed := range uint64(500) {
+		if err := history(seeded(seed), watch); err != nil {
+			t.Fatalf("history %d: %v", seed, err)
+		}
+	}
+	t.Log(met)
+	for _, what := range []string{
+		"done", "denied", "invalid", "id_reused", "unknown_bucket", "too_many_names", "replayed", "wait", "never", "long wait",
+		"many reasons", "many counts", "large amounts", "ceiling", "override", "held", "unlimited",
+	} {
+		if met[what] < 5 {
+			t.Errorf("%s was met %d times in 500 histories, want 5 at least", what, met[what])
+		}
+	}
+}

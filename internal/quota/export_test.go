@@ -1,0 +1,7 @@
+package quota
+
+// Sum returns the fingerprint that Validate worked out.
+func Sum(a Acquire) Fingerprint { return a.sum }
+
+// WorthShowing is worthShowing.
+func WorthShowing(bs []Balance) []Balance { return worthShowing(bs) }

@@ -1,0 +1,328 @@
+package quota_test
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"os"
+	"runtime/debug"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/window"
+)
+
+// The histories leave much behind that is soon forgotten: with more room for it they take two thirds of the time.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400)
+	m.Run()
+}
+
+// long tells whether the tests that take minutes are asked for.
+func long() bool { return os.Getenv("QUOTAD_LONG") != "" }
+
+// pick chooses a number from 0 to n-1. It is all the chance that a history has: rapid's, which it can shrink, or a seed's.
+type pick func(n int, label string) int
+
+func seeded(seed uint64) pick {
+	r := rand.New(rand.NewPCG(seed, 0))
+	return func(n int, _ string) int { return r.IntN(n) }
+}
+
+func drawn(t *rapid.T) pick {
+	return func(n int, label string) int { return rapid.IntRange(0, n-1).Draw(t, label) }
+}
+
+func oneOf[T any](p pick, label string, of []T) T { return of[p(len(of), label)] }
+
+// The world of the histories is small, so that everything meets everything.
+var (
+	worldNames    = []quota.Bucket{"a", "a", "a/b", "a/b", "a", "a/b/c", "a/c", "d", "d/e", "f", "f/g/h"}
+	worldPatterns = []string{"a", "a", "a/b", "a/b/c", "d", "d/e", "f/g", "*", "a/*", "*/b", "*/*", "a/*/*", "*/b/*"}
+	worldUnits    = []quota.Unit{quota.Calls, quota.Calls, quota.Calls, "tokens", "usd_micros"}
+	worldSpans    = append(window.Spans(), window.Day, window.Day, window.Day)
+	worldZones    = []string{"", "UTC", "America/Havana", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia", "Asia/Kolkata"}
+	worldLimits   = []int64{5, 3, 8, 12, 20, 5, 6, 8, 1, 2, 0, quota.CountMax, quota.CountMax - 5, quota.AmountMax, quota.AmountMax + 1}
+	worldAmounts  = []int64{1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 8, 13, quota.AmountMax, quota.AmountMax - 1}
+	worldStarts   = []time.Time{
+		time.Date(2026, 11, 22, 16, 5, 0, 0, time.UTC),
+		time.Date(2026, 11, 1, 3, 58, 30, 0, time.UTC),  // before the day of 25 hours in Havana
+		time.Date(2026, 3, 8, 4, 58, 30, 0, time.UTC),   // before the day without a midnight there
+		time.Date(2026, 10, 24, 23, 59, 0, 0, time.UTC), // before the hour that Berlin repeats
+		time.Date(2026, 4, 4, 14, 30, 0, 0, time.UTC),   // before the half hour that Lord Howe repeats
+		time.Date(2011, 12, 30, 9, 30, 0, 0, time.UTC),  // before the day that Apia skipped
+		time.Date(2026, 12, 31, 23, 59, 50, 0, time.UTC),
+		time.Date(2028, 2, 28, 18, 29, 59, 0, time.UTC), // before a leap day in Kolkata
+	}
+)
+
+// world makes up ops that suit what came before.
+type world struct {
+	*checker
+	pick   pick
+	before []quota.Acquire
+}
+
+func newWorld(p pick) (*world, error) {
+	declared := make(map[string]quota.Settings)
+	for range p(5, "declared") {
+		s := someSettings(p)
+		s.Source = quota.Source(p(2, "source")) // the file's, too
+		declared[oneOf(p, "name", worldPatterns)] = s
+	}
+	c, err := newChecker(oneOf(p, "start", worldStarts), someDefaults(p), declared)
+	return &world{checker: c, pick: p}, err
+}
+
+func someLimits(p pick, most int) []quota.Limit {
+	var limits []quota.Limit
+	for range p(most+1, "limits") {
+		l := quota.Limit{Unit: oneOf(p, "unit", worldUnits), Span: oneOf(p, "span", worldSpans), Max: oneOf(p, "max", worldLimits)}
+		if !containsLimit(limits, l) {
+			limits = append(limits, l)
+		}
+	}
+	return limits
+}
+
+func containsLimit(limits []quota.Limit, l quota.Limit) bool {
+	for _, m := range limits {
+		if m.Unit == l.Unit && m.Span == l.Span {
+			return true
+		}
+	}
+	return false
+}
+
+func someSettings(p pick) quota.Settings {
+	return quota.Settings{
+		Limits: someLimits(p, 4), Zone: oneOf(p, "zone", worldZones),
+		OnExpiry: quota.OnExpiry(p(2, "on expiry")), Description: oneOf(p, "description", []string{"", "dear"}),
+	}
+}
+
+func someDefaults(p pick) quota.Defaults {
+	return quota.Defaults{
+		Limits: someLimits(p, 3), Zone: oneOf(p, "zone", worldZones[:4]), UndeclaredLive: oneOf(p, "undeclared", []int64{9, 9, 9, 2, 1, 0}),
+	}
+}
+
+// step lets time go on and makes one op.
+func (w *world) step() error {
+	w.passTime()
+	switch n := w.pick(100, "op"); {
+	case n < 52:
+		return w.do(w.acquire())
+	case n < 62 && len(w.before) > 0:
+		return w.do(w.again())
+	case n < 68:
+		return w.do(quota.Reset{
+			Principal: "p", Bucket: oneOf(w.pick, "bucket", worldNames), Unit: oneOf(w.pick, "unit", []quota.Unit{"", "", quota.Calls}),
+			Span: window.Span(w.pick(8, "span")), ValidateOnly: w.pick(4, "only") == 0,
+		})
+	case n < 78:
+		return w.do(w.override())
+	case n < 83:
+		return w.do(quota.SetBucket{Principal: "p", Name: oneOf(w.pick, "name", worldPatterns), Settings: someSettings(w.pick)})
+	case n < 86:
+		return w.do(quota.DeleteBucket{Principal: "p", Name: oneOf(w.pick, "name", worldPatterns)})
+	case n < 89:
+		return w.do(w.applySet())
+	case n < 92:
+		return w.do(quota.Configure{Principal: "p", Defaults: someDefaults(w.pick)})
+	case n < 93:
+		return w.do(quota.Exhaust{Principal: "p"})
+	default:
+		w.spend()
+		return nil
+	}
+}
+
+func (w *world) passTime() {
+	switch n := w.pick(10, "time"); n {
+	case 0:
+		w.now = w.now.Add(time.Duration(w.pick(120, "seconds")) * time.Second)
+	case 1, 2: // to the very end of a window, or just before it
+		zone, err := window.LoadZone(oneOf(w.pick, "zone", worldZones))
+		if err != nil {
+			panic(err)
+		}
+		spans := []window.Span{window.Day, window.Minute, window.Hour, window.Week, window.Month, window.Year}
+		end := oneOf(w.pick, "span", spans).At(w.now, zone).End
+		if end = end.Add(-time.Duration(w.pick(2, "just before"))); end.After(w.now) {
+			w.now = end
+		}
+	}
+}
+
+func (w *world) acquire() quota.Acquire {
+	op := quota.Acquire{
+		Principal: oneOf(w.pick, "principal", []string{"p", "p", "q"}),
+		Bucket:    oneOf(w.pick, "bucket", worldNames),
+		RequestID: oneOf(w.pick, "id", []string{"", "", "", "", "", "", "1", "2", "3", "4", "5", "6"}),
+	}
+	charges := []int{1, 1, 1, 0, 2, 2, 3, 4}[w.pick(8, "charges")]
+	for range charges {
+		c := w.charge()
+		taken := false
+		for _, d := range op.Charges {
+			taken = taken || d.Bucket == c.Bucket && d.Unit == c.Unit
+		}
+		if !taken {
+			op.Charges = append(op.Charges, c)
+		}
+	}
+	w.before = append(w.before, op)
+	return op
+}
+
+func (w *world) charge() quota.Charge {
+	c := quota.Charge{
+		Bucket: oneOf(w.pick, "bucket", worldNames), Unit: oneOf(w.pick, "unit", worldUnits),
+		Amount: oneOf(w.pick, "amount", worldAmounts),
+	}
+	if w.pick(4, "ceiling") == 0 {
+		c.Ceiling = quota.AtMost(oneOf(w.pick, "at most", []int64{4, 2, 1, 0, 10, quota.CountMax - 4, math.MaxInt64}))
+		c.CeilingSpan = []window.Span{0, 0, 0, window.Day, window.Month, window.Hour}[w.pick(6, "ceiling span")]
+	}
+	return c
+}
+
+// again repeats an acquire, under another id or with another content at times.
+func (w *world) again() quota.Acquire {
+	op := oneOf(w.pick, "which", w.before)
+	op.Charges = append([]quota.Charge(nil), op.Charges...)
+	switch w.pick(6, "how") {
+	case 0:
+		op.RequestID = "other"
+	case 1:
+		if len(op.Charges) > 0 {
+			op.Charges[0].Amount = 4
+		}
+	case 2:
+		op.Principal = "q"
+	}
+	return op
+}
+
+func (w *world) override() quota.SetOverride {
+	op := quota.SetOverride{
+		Principal: "p", Bucket: oneOf(w.pick, "bucket", worldNames), Unit: oneOf(w.pick, "unit", append([]quota.Unit{""}, worldUnits...)),
+		Span: oneOf(w.pick, "span", append([]window.Span{0}, worldSpans...)),
+	}
+	if n := w.pick(8, "limit"); n > 0 {
+		op.Limit = quota.AtMost([]int64{10, 30, 3, 1, 0, quota.CountMax, quota.CountMax - 7}[n-1])
+	}
+	if w.pick(2, "label") == 0 || op.Span == window.Ever {
+		return op
+	}
+	span := op.Span
+	if span == 0 {
+		span = window.Day
+	}
+	zone := w.model.zone(w.model.inForce(op.Bucket))
+	win := span.At(w.now, zone)
+	switch w.pick(5, "which window") {
+	case 0:
+		op.Label = win.Label
+	case 1:
+		op.Label = span.At(win.Start.Add(-1), zone).Label // has ended
+	case 2:
+		op.Label = span.At(span.At(win.End, zone).End, zone).Label // the next but one
+	default:
+		op.Label = span.At(win.End, zone).Label
+	}
+	return op
+}
+
+func (w *world) applySet() quota.ApplySet {
+	op := quota.ApplySet{
+		Principal: "p", Source: quota.Source(w.pick(2, "source")), Buckets: make(map[string]quota.Settings),
+		ValidateOnly: w.pick(3, "only") == 0,
+	}
+	if w.pick(2, "keep") == 0 { // what is there already stays
+		for name, s := range w.model.declared {
+			if s.Source == op.Source {
+				op.Buckets[name] = s
+			}
+		}
+	}
+	for range w.pick(4, "set") {
+		op.Buckets[oneOf(w.pick, "name", worldPatterns)] = someSettings(w.pick)
+	}
+	return op
+}
+
+// spent is what spend did.
+type spent struct {
+	key quota.AccountKey
+	is  quota.Account
+}
+
+// spend brings a count near the largest there may be, as years of acquires would, or lets reservations hold a part.
+func (w *world) spend() {
+	name, unit := oneOf(w.pick, "bucket", worldNames), oneOf(w.pick, "unit", worldUnits)
+	s := w.model.inForce(name)
+	spans := countedIn(s, unit)
+	win := oneOf(w.pick, "span", spans).At(w.now, w.model.zone(s))
+	key := quota.AccountKey{Bucket: name, Unit: unit, Span: win.Span, Label: win.Label}
+	count := w.model.counts[key]
+	count.Start, count.End, count.Limit = win.Start, win.End, limitIn(s, unit, win.Span)
+	if w.pick(2, "how") == 0 {
+		count.Held = int64(w.pick(4, "held"))
+	} else {
+		near := []int64{quota.CountMax - 3, quota.CountMax, quota.CountMax - quota.AmountMax, quota.CountMax - 2*quota.AmountMax - 1}
+		count.Used = max(count.Used, oneOf(w.pick, "used", near))
+	}
+	w.model.counts[key], w.state.accounts[key] = count, count
+	w.done = append(w.done, event{w.now, spent{key, count}, quota.Done})
+}
+
+// history plays one history of 30 steps. The broken view and decision of a control come in by spoil.
+func history(p pick, spoil func(*checker)) error {
+	w, err := newWorld(p)
+	if err != nil {
+		return err
+	}
+	if spoil != nil {
+		spoil(w.checker)
+	}
+	w.done = append(w.done, event{w.now, w.model.defaults, 0}, event{w.now, maps.Clone(w.model.declared), 0})
+	for range 30 {
+		if err := w.step(); err != nil {
+			return fmt.Errorf("%s%w", w.story(), err)
+		}
+	}
+	if err := w.whole(); err != nil {
+		return fmt.Errorf("%sat the end: %w", w.story(), err)
+	}
+	return nil
+}
+
+// Whatever is asked in whatever order, the code does what the model does, and keeps the promises.
+func TestHistories(t *testing.T) {
+	t.Parallel()
+	rounds := 100 // of 100 histories each
+	switch {
+	case long():
+		rounds = 5_000
+	case raced:
+		rounds = 10
+	}
+	for _, half := range []string{"first", "second"} {
+		t.Run(half, func(t *testing.T) {
+			t.Parallel()
+			for range rounds {
+				rapid.Check(t, func(t *rapid.T) {
+					if err := history(drawn(t), nil); err != nil {
+						t.Fatal(err)
+					}
+				})
+			}
+		})
+	}
+}
