@@ -16,9 +16,9 @@ type Book struct {
 	defaults Defaults
 	settings map[string]Settings
 	exact    map[string]*Rules
-	patterns map[int][]*Rules // by number of segments, the most specific first
-	fallback *Rules           // for names nobody declared; nil where the default is off
-	counted  *Rules           // for undeclared children of declared buckets
+	patterns branch
+	fallback *Rules // for names nobody declared; nil where the default is off
+	counted  *Rules // for undeclared children of declared buckets
 }
 
 // Rules is what holds for a bucket.
@@ -55,7 +55,7 @@ func NewBook(defaults Defaults, settings map[string]Settings) (*Book, error) {
 	}
 	b := &Book{
 		defaults: defaults, settings: settings,
-		exact: make(map[string]*Rules, len(settings)), patterns: make(map[int][]*Rules),
+		exact: make(map[string]*Rules, len(settings)),
 	}
 	for name, s := range settings {
 		if err := CheckPattern(name); err != nil {
@@ -66,14 +66,10 @@ func NewBook(defaults Defaults, settings map[string]Settings) (*Book, error) {
 		}
 		r := compile(name, s, defaults)
 		if IsPattern(name) {
-			n := strings.Count(name, "/") + 1
-			b.patterns[n] = append(b.patterns[n], r)
+			b.patterns.add(name, r)
 		} else {
 			b.exact[name] = r
 		}
-	}
-	for _, rules := range b.patterns {
-		slices.SortFunc(rules, func(a, b *Rules) int { return comparePatterns(a.Name, b.Name) })
 	}
 	b.counted = compile("", Settings{}, defaults)
 	b.counted.undeclared = true
@@ -109,22 +105,56 @@ func compile(name string, s Settings, d Defaults) *Rules {
 	return r
 }
 
-// comparePatterns puts the more specific pattern first: the one whose leftmost differing segment is not "*".
-func comparePatterns(a, b string) int {
-	as, bs := strings.Split(a, "/"), strings.Split(b, "/")
-	for i := range as {
-		if as[i] == bs[i] {
-			continue
-		}
-		if as[i] == "*" {
-			return 1
-		}
-		if bs[i] == "*" {
-			return -1
-		}
-		return strings.Compare(as[i], bs[i])
+// branch is a tree of patterns, a level for each segment.
+type branch struct {
+	literal map[string]*branch
+	any     *branch // where the pattern has "*"
+	rules   *Rules  // of the pattern that ends here; nil if none does
+}
+
+func (b *branch) add(pattern string, r *Rules) {
+	segment, rest, more := strings.Cut(pattern, "/")
+	next := b.child(segment)
+	if !more {
+		next.rules = r
+		return
 	}
-	return 0
+	next.add(rest, r)
+}
+
+// child returns the branch below for a segment of a pattern, and makes it if there is none.
+func (b *branch) child(segment string) *branch {
+	if segment == "*" {
+		if b.any == nil {
+			b.any = &branch{}
+		}
+		return b.any
+	}
+	if b.literal == nil {
+		b.literal = make(map[string]*branch)
+	}
+	if b.literal[segment] == nil {
+		b.literal[segment] = &branch{}
+	}
+	return b.literal[segment]
+}
+
+// find returns the most specific pattern that matches a name: the one whose leftmost differing segment is not "*". It takes at
+// most two to the power of SegmentsMax steps, however many patterns there are.
+func (b *branch) find(name string) *Rules {
+	segment, rest, more := strings.Cut(name, "/")
+	for _, next := range [2]*branch{b.literal[segment], b.any} {
+		switch {
+		case next == nil:
+		case more:
+			if r := next.find(rest); r != nil {
+				return r
+			}
+		case next.rules != nil:
+			return next.rules
+		}
+	}
+	return nil
 }
 
 // Defaults returns what holds where nothing is declared.
@@ -167,30 +197,7 @@ func (b *Book) declared(bucket Bucket) *Rules {
 	if r := b.exact[string(bucket)]; r != nil {
 		return r
 	}
-	if len(b.patterns) == 0 {
-		return nil
-	}
-	for _, r := range b.patterns[strings.Count(string(bucket), "/")+1] {
-		if matches(r.Name, string(bucket)) {
-			return r
-		}
-	}
-	return nil
-}
-
-// matches tells whether a pattern matches a name with as many segments.
-func matches(pattern, name string) bool {
-	for {
-		p, restP, more := strings.Cut(pattern, "/")
-		n, restN, _ := strings.Cut(name, "/")
-		if p != "*" && p != n {
-			return false
-		}
-		if !more {
-			return true
-		}
-		pattern, name = restP, restN
-	}
+	return b.patterns.find(string(bucket))
 }
 
 // Zone returns the zone of the bucket's windows.

@@ -373,7 +373,7 @@ func TestWatch(t *testing.T) {
 		acquire()
 		acquire()
 		next(false, 3, "2000-01-01")
-		time.Sleep(24 * time.Hour)
+		time.Sleep(24*time.Hour + time.Second/2) // between two looks of the watcher
 		next(false, 0, "2000-01-02")
 		acquire()
 		next(false, 1, "2000-01-02")

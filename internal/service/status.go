@@ -39,6 +39,13 @@ const (
 	ReasonNotYet          = "NOT_IN_THIS_VERSION"
 )
 
+// How many violations and faults the details of a status list. A status travels as a header, of which gRPC's C core, and so
+// Python and Ruby, takes 8 KiB.
+const (
+	violationsMax = 6
+	faultsMax     = 12
+)
+
 // stopRetries tells gRPC's own retries that sending the call again is no use.
 var stopRetries = metadata.Pairs("grpc-retry-pushback-ms", "-1")
 
@@ -78,7 +85,7 @@ func denied(ctx context.Context, d quota.Decision) error {
 		}}),
 	}
 	failures := &errdetails.QuotaFailure{}
-	for _, v := range d.Violations {
+	for _, v := range d.Violations[:min(len(d.Violations), violationsMax)] {
 		failures.Violations = append(failures.Violations, &errdetails.QuotaFailure_Violation{
 			Subject: "bucket:" + string(v.Balance.Bucket), Description: v.String(),
 		})
@@ -88,7 +95,11 @@ func denied(ctx context.Context, d quota.Decision) error {
 		wait := max(d.RetryAt.Sub(d.Time), time.Millisecond)
 		details = append(details, protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)}))
 	}
-	details = append(details, protoadapt.MessageV1Of(denial(d)))
+	full := denial(d)
+	if more := len(full.GetViolations()) - violationsMax; more > 0 {
+		full.Violations, full.Omitted = full.GetViolations()[:violationsMax], int32(more) //nolint:gosec // at most a few thousand
+	}
+	details = append(details, protoadapt.MessageV1Of(full))
 	if err := grpc.SetTrailer(ctx, stopRetries); err != nil {
 		return status.Errorf(codes.Internal, "denied, but the trailer cannot be set: %v", err)
 	}
@@ -98,7 +109,13 @@ func denied(ctx context.Context, d quota.Decision) error {
 // invalid names every field that is at fault.
 func invalid(ps quota.Problems) error {
 	bad := &errdetails.BadRequest{}
-	for _, p := range ps {
+	for i, p := range ps {
+		if i == faultsMax {
+			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
+				Field: p.Field, Description: fmt.Sprintf("%s (and %d more faults, not listed)", p.Text, len(ps)-i-1),
+			})
+			break
+		}
 		bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: p.Field, Description: p.Text})
 	}
 	text := ps[0].String()

@@ -581,12 +581,14 @@ func (x *Violation) GetNever() bool {
 // Why a request was refused. Attached to the status of a denied Acquire or Extend as a detail, and part of Check's answer.
 type Denial struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Every limit that refused, not only the first.
+	// Every limit that refused, not only the first. In a status at most 6, as clients bound what a status may carry.
 	Violations []*Violation `protobuf:"bytes,1,rep,name=violations,proto3" json:"violations,omitempty"`
 	// The first instant at which this very request could pass, were nothing else taken; absent if never.
 	RetryAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
 	// The refusal in a sentence.
-	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// How many more limits refused than are listed.
+	Omitted       int32 `protobuf:"varint,4,opt,name=omitted,proto3" json:"omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -640,6 +642,13 @@ func (x *Denial) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *Denial) GetOmitted() int32 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
 }
 
 // The most of a unit that a bucket may use in a window.
@@ -935,13 +944,14 @@ const file_quotad_v1_types_proto_rawDesc = "" +
 	"\trequested\x18\x02 \x01(\x03R\trequested\x12\x10\n" +
 	"\x03cap\x18\x03 \x01(\x03R\x03cap\x12\x18\n" +
 	"\aceiling\x18\x04 \x01(\bR\aceiling\x12\x14\n" +
-	"\x05never\x18\x05 \x01(\bR\x05never\"\x8f\x01\n" +
+	"\x05never\x18\x05 \x01(\bR\x05never\"\xa9\x01\n" +
 	"\x06Denial\x124\n" +
 	"\n" +
 	"violations\x18\x01 \x03(\v2\x14.quotad.v1.ViolationR\n" +
 	"violations\x125\n" +
 	"\bretry_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"X\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x18\n" +
+	"\aomitted\x18\x04 \x01(\x05R\aomitted\"X\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12)\n" +
 	"\x06window\x18\x02 \x01(\x0e2\x11.quotad.v1.WindowR\x06window\x12\x10\n" +
