@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/quotad/quotad/internal/config"
+	"github.com/quotad/quotad/internal/quota"
+)
+
+// settle is how long a directory has to be still before the file in it is read: writers make several steps.
+const settle = 100 * time.Millisecond
+
+// retryAfter is how long to wait before a good file is tried again that the ledger did not keep, because there was no room, say.
+const retryAfter = 5 * time.Second
+
+// errNotKept means that the file is good and that the ledger did not keep what it declares.
+var errNotKept = errors.New("the ledger did not keep it")
+
+// changesShown is how many changes of one reading are logged by name.
+const changesShown = 50
+
+// applier is the ledger's door for change.
+type applier interface {
+	Apply(context.Context, quota.Op) (quota.Decision, error)
+}
+
+// bucketsFile keeps the ledger to what a file declares: whole or not at all. A file that is bad leaves what was declared before.
+type bucketsFile struct {
+	path    string
+	ledger  applier
+	log     *slog.Logger
+	observe func(at time.Time, ok bool)
+	now     func() time.Time
+	explain func(error) // shows people a refusal in full
+
+	seen [sha256.Size]byte // what was last read, good or bad; of the goroutine that loads
+
+	mu      sync.Mutex
+	problem string // why the file on the disk is not in force; "" if it is
+}
+
+func (b *bucketsFile) problems() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.problem == "" {
+		return nil
+	}
+	return []string{b.problem}
+}
+
+// load reads the file and applies it. Unless force is set a file that was read before is left alone.
+func (b *bucketsFile) load(ctx context.Context, force bool) error {
+	declared, sum, err := b.read()
+	if !force && sum == b.seen {
+		return nil
+	}
+	return b.take(ctx, declared, sum, err)
+}
+
+// take applies what was read, unless it is bad, and keeps in mind how that went.
+func (b *bucketsFile) take(ctx context.Context, declared map[string]quota.Settings, sum [sha256.Size]byte, err error) error {
+	b.seen = sum
+	var changes []quota.Change
+	if err == nil {
+		changes, err = b.apply(ctx, declared)
+	}
+	if errors.Is(err, errNotKept) {
+		b.seen = [sha256.Size]byte{}
+	}
+	b.observe(b.now(), err == nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil {
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		b.problem = "the buckets file is refused, and the one before is in force: " + first
+		return err
+	}
+	b.problem = ""
+	b.log.Info("buckets file is in force", "file", b.path, "declared", len(declared), "changes", len(changes))
+	b.logChanges(changes)
+	return nil
+}
+
+// read returns what the file declares, and a sum that changes with its content, or with why it cannot be read.
+func (b *bucketsFile) read() (map[string]quota.Settings, [sha256.Size]byte, error) {
+	declared, err := config.LoadBuckets(b.path)
+	var shape bytes.Buffer
+	if err != nil {
+		shape.WriteString(err.Error())
+	} else {
+		shape.Write(config.FormatBuckets(declared))
+	}
+	return declared, sha256.Sum256(shape.Bytes()), err
+}
+
+func (b *bucketsFile) apply(ctx context.Context, declared map[string]quota.Settings) ([]quota.Change, error) {
+	d, err := b.ledger.Apply(ctx, quota.ApplySet{
+		Principal: "quotad", Reason: "buckets file", Source: quota.SourceFile, Buckets: declared,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", b.path, errNotKept, err)
+	}
+	if d.Outcome != quota.Done {
+		errs := make([]error, 0, len(d.Problems))
+		for _, p := range d.Problems {
+			errs = append(errs, fmt.Errorf("%s: %s", b.path, p))
+		}
+		if len(errs) == 0 {
+			errs = append(errs, fmt.Errorf("%s: the ledger refused it: %s %s", b.path, d.Outcome, d.Detail))
+		}
+		return nil, errors.Join(errs...)
+	}
+	return d.Changes, nil
+}
+
+func (b *bucketsFile) logChanges(changes []quota.Change) {
+	for i, c := range changes {
+		if i == changesShown {
+			b.log.Info("buckets file: and more", "changes", len(changes)-i)
+			return
+		}
+		switch {
+		case c.Before == nil:
+			b.log.Info("bucket added", "bucket", c.Name, "now", c.After.String())
+		case c.After == nil:
+			b.log.Info("bucket removed", "bucket", c.Name, "before", c.Before.String())
+		default:
+			b.log.Info("bucket changed", "bucket", c.Name, "before", c.Before.String(), "now", c.After.String())
+		}
+	}
+}
+
+// keep reads the file again when it changes and when it is asked to, until ctx ends. It watches the directory and not the file:
+// editors and ConfigMaps put a new file, or a link to one, in the place of the old.
+func (b *bucketsFile) keep(ctx context.Context, reload <-chan struct{}) {
+	var events chan fsnotify.Event
+	var failures chan error
+	watch := func() error { return nil }
+	watcher, err := fsnotify.NewWatcher()
+	if err == nil {
+		defer watcher.Close() //nolint:errcheck // the process goes on without it
+		events, failures = watcher.Events, watcher.Errors
+		watch = func() error { return watchDirs(watcher, b.path) }
+	}
+	if err = errors.Join(err, watch()); err != nil {
+		b.log.Warn("changes of the buckets file may not be seen; SIGHUP reads it again", "error", err)
+	}
+	still := time.NewTimer(0) // at once, as the file may have changed before the watch began
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-reload:
+			b.again(ctx, still, true)
+		case <-events:
+			still.Reset(settle)
+		case <-still.C:
+			_ = watch() // a link may lead elsewhere now; where it does not, it is watched already
+			b.again(ctx, still, false)
+		case err := <-failures: // events may have been lost
+			b.log.Warn("watching the buckets file", "error", err)
+			still.Reset(settle)
+		}
+	}
+}
+
+// watchDirs watches the directory of a file, and if the file is a link also the one that it leads to.
+func watchDirs(watcher *fsnotify.Watcher, path string) error {
+	if err := watcher.Add(filepath.Dir(path)); err != nil {
+		return err
+	}
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil //nolint:nilerr // the file is gone for now; its own directory tells when it is back
+	}
+	return watcher.Add(filepath.Dir(target))
+}
+
+// again reads the file, and says what is wrong with it.
+func (b *bucketsFile) again(ctx context.Context, still *time.Timer, force bool) {
+	err := b.load(ctx, force)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	b.log.Error("buckets file is refused; the one before is in force", "file", b.path)
+	b.explain(err)
+	if errors.Is(err, errNotKept) {
+		still.Reset(retryAfter)
+	}
+}

@@ -1,0 +1,223 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/window"
+)
+
+// BucketsBytesMax is how large a buckets file may be.
+const BucketsBytesMax = 8 << 20
+
+// LoadBuckets reads a buckets file. What is wrong in it is an error of type Faults.
+func LoadBuckets(path string) (map[string]quota.Settings, error) {
+	src, err := readFile(path, BucketsBytesMax)
+	if err != nil {
+		return nil, fmt.Errorf("buckets file: %w", err)
+	}
+	return ParseBuckets(path, src)
+}
+
+// ParseBuckets reads the content of a buckets file; name is what errors call it. The settings have no Source: who applies them
+// gives them one. The error is of type Faults, with all that is wrong.
+func ParseBuckets(name string, src []byte) (map[string]quota.Settings, error) {
+	if len(src) > BucketsBytesMax {
+		return nil, Faults{{File: name, Text: "is too large: at most " + formatSize(BucketsBytesMax)}}
+	}
+	f, top := parseFile(name, src)
+	if f.err() == nil && len(top) == 0 {
+		// An empty file is more likely a slip (a truncated write, a wrong path) than the wish to take every limit away.
+		f.add(0, 0, 0, `declares nothing; want "buckets:" and what each may use, or "buckets: {}" for none`)
+	}
+	buckets := make(map[string]quota.Settings)
+	for _, e := range top {
+		if e.key != "buckets" {
+			f.fault(e.at, "unknown key %q%s", e.key, orList(e.key, []string{"buckets"}, strconv.Quote))
+			continue
+		}
+		declared := f.mapping(e.node, "buckets")
+		if len(declared) > quota.DeclaredMax {
+			f.fault(declared[quota.DeclaredMax].at, "this is the %dth bucket; at most %d may be declared: use a pattern such as acme/*", quota.DeclaredMax+1, quota.DeclaredMax)
+			break
+		}
+		for _, b := range declared {
+			buckets[b.key] = f.bucket(b)
+		}
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	return buckets, nil
+}
+
+var bucketKeys = []string{"description", "zone", "limits", "on_expiry"}
+
+func (f *file) bucket(b entry) quota.Settings {
+	var s quota.Settings
+	if err := quota.CheckPattern(b.key); err != nil {
+		f.fault(b.at, "bucket %v", err)
+	}
+	if _, null := b.node.(*ast.NullNode); null {
+		f.fault(b.at, "%s has no settings; want \"%s: {}\" if it is to be counted without a limit", b.key, b.key)
+		return s
+	}
+	for _, e := range f.mapping(b.node, b.key) {
+		if e.key == "limits" {
+			s.Limits = f.limits(e)
+			continue
+		}
+		if !slices.Contains(bucketKeys, e.key) {
+			f.fault(e.at, "unknown key %q%s", e.key, orList(e.key, bucketKeys, strconv.Quote))
+			continue
+		}
+		text, ok := f.scalar(e, e.node)
+		if !ok {
+			continue
+		}
+		if err := setBucketKey(&s, e.key, text); err != nil {
+			f.fault(e.node.GetToken(), "%s: %v", e.key, err)
+		}
+	}
+	return s
+}
+
+func setBucketKey(s *quota.Settings, key, text string) error {
+	switch key {
+	case "zone":
+		if text == "" {
+			return fmt.Errorf("is empty; leave it out for the daemon's zone")
+		}
+		s.Zone = text
+		_, err := window.LoadZone(text)
+		return err
+	case "description":
+		s.Description = text
+		if len(text) > quota.NoteBytesMax {
+			return fmt.Errorf("has %d bytes; at most %d", len(text), quota.NoteBytesMax)
+		}
+	case "on_expiry":
+		switch text {
+		case "charge":
+			s.OnExpiry = quota.ExpiryCharge
+		case "release":
+			s.OnExpiry = quota.ExpiryRelease
+		default:
+			return fmt.Errorf("%q is unknown; want charge or release", text)
+		}
+	}
+	return nil
+}
+
+func (f *file) limits(e entry) []quota.Limit {
+	var limits []quota.Limit
+	for i, n := range f.items(e) {
+		if i == quota.LimitsMax {
+			f.fault(n.GetToken(), "this is limit %d; a bucket may have at most %d", i+1, quota.LimitsMax)
+			break
+		}
+		text, ok := f.scalar(e, n)
+		if !ok {
+			continue
+		}
+		l, err := quota.ParseLimit(text)
+		if err != nil {
+			f.fault(n.GetToken(), "%v", err)
+			continue
+		}
+		if j := slices.IndexFunc(limits, func(m quota.Limit) bool { return m.Unit == l.Unit && m.Span == l.Span }); j >= 0 {
+			f.fault(n.GetToken(), "%s/%s is limited already, to %d; keep one", l.Unit, l.Span, limits[j].Max)
+			continue
+		}
+		limits = append(limits, l)
+	}
+	return limits
+}
+
+// FormatBuckets returns a buckets file that declares the same, sorted by name. What it does not know of settings is their
+// Source.
+func FormatBuckets(buckets map[string]quota.Settings) []byte {
+	var s strings.Builder
+	s.WriteString("# What each bucket may use. quotad --buckets FILE keeps to it, and reads it again when it changes.\n")
+	if len(buckets) == 0 {
+		s.WriteString("buckets: {}\n")
+		return []byte(s.String())
+	}
+	s.WriteString("buckets:\n")
+	for _, name := range slices.Sorted(maps.Keys(buckets)) {
+		b := buckets[name]
+		fmt.Fprintf(&s, "  %s:", quoteYAML(name))
+		if b.Description == "" && b.Zone == "" && len(b.Limits) == 0 && b.OnExpiry == quota.ExpiryCharge {
+			s.WriteString(" {} # counted only\n")
+			continue
+		}
+		s.WriteByte('\n')
+		if b.Description != "" {
+			fmt.Fprintf(&s, "    description: %s\n", quoteYAML(b.Description))
+		}
+		if b.Zone != "" {
+			fmt.Fprintf(&s, "    zone: %s\n", quoteYAML(b.Zone))
+		}
+		if len(b.Limits) > 0 {
+			s.WriteString("    limits:\n")
+		}
+		for _, l := range b.Limits {
+			fmt.Fprintf(&s, "      - %s\n", l)
+		}
+		if b.OnExpiry == quota.ExpiryRelease {
+			s.WriteString("    on_expiry: release\n")
+		}
+	}
+	return []byte(s.String())
+}
+
+// quoteYAML returns a scalar that every YAML reader takes for this text.
+func quoteYAML(s string) string {
+	if plainText(s) {
+		return s
+	}
+	var q strings.Builder
+	q.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			q.WriteByte('\\')
+			q.WriteRune(r)
+		case r == '\n':
+			q.WriteString(`\n`)
+		case r == '\t':
+			q.WriteString(`\t`)
+		case strconv.IsPrint(r):
+			q.WriteRune(r)
+		case r < 0x10000:
+			fmt.Fprintf(&q, `\u%04x`, r)
+		default:
+			fmt.Fprintf(&q, `\U%08x`, r)
+		}
+	}
+	q.WriteByte('"')
+	return q.String()
+}
+
+// plainText tells whether a text needs no quotes: words of letters, digits and harmless marks, none of which some reader of
+// YAML takes for a truth value, a null or a number.
+func plainText(s string) bool {
+	if s == "" || slices.Contains([]string{"true", "false", "null", "yes", "no", "on", "y", "n"}, strings.ToLower(s)) {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+		later := '0' <= c && c <= '9' || strings.IndexByte("._/+-@", c) >= 0 || c == ' ' && i+1 < len(s)
+		if !letter && (i == 0 && c != '/' || !later) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,209 @@
+// Package config makes one checked struct of flags, environment and file. Nothing is guessed: a key that is not known, a value
+// that cannot be, or a flag given twice is an error that says where it stands and what would be right.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"github.com/quotad/quotad/internal/quota"
+)
+
+// Config is all that can be set about the daemon, checked. Every value stands once among flags, environment, file and defaults,
+// in this order of precedence; Origin tells where.
+type Config struct {
+	Data         string         // the directory that keeps the ledger; "" means memory, which only Dev allows
+	Create       bool           // make the data file if there is none
+	Listen       []Address      // for gRPC; at least one
+	Admin        Address        // for metrics and probes; the zero value means off
+	Buckets      string         // the buckets file; "" means none
+	File         string         // the configuration file; "" means none
+	Dev          bool           // try it out: memory instead of a file where Data is ""
+	Defaults     quota.Defaults // for what is not declared
+	Retain       time.Duration  // how long counts of days and longer are kept after they end
+	MaxSize      int64          // the most that the data file may grow to, in bytes
+	AcceptClock  bool           // take the clock as it is, once
+	LogFormat    string         // "auto", "text" or "json"
+	LogLevel     slog.Level     // the least that is logged
+	DrainTimeout time.Duration  // how long calls may take to end when the daemon stops
+	AddrFile     string         // where to write the addresses that were bound; "" means nowhere
+	Print        bool           // print the configuration and leave
+	Version      bool           // print the version and leave
+	Help         bool           // print the usage and leave
+
+	origins map[string]string
+}
+
+// FileBytesMax is how large a configuration file may be.
+const FileBytesMax = 1 << 20
+
+// MaxSizeMin is the least that max-size may be, in bytes.
+const MaxSizeMin = 1 << 20
+
+// Bounds of durations.
+const (
+	retainMin = 2 * 24 * time.Hour
+	retainMax = 100 * 366 * 24 * time.Hour
+	drainMax  = time.Hour
+)
+
+// Parse reads args (without the program's name), the environment, and the file that one of them names. Where Help or Version is
+// set nothing else has been looked at. The error may be of several lines.
+func Parse(args []string, env func(string) string) (*Config, error) {
+	given, err := parseFlags(args)
+	if err != nil {
+		return nil, err
+	}
+	c := &Config{origins: make(map[string]string)}
+	for _, k := range keys {
+		for _, value := range k.def {
+			if err := k.set(c, value); err != nil {
+				return nil, fmt.Errorf("default of %s: %w", k.name, err)
+			}
+		}
+		c.origins[k.name] = "default"
+	}
+	for _, name := range []string{"help", "version"} {
+		if given.has(name) {
+			return c, apply(c, given.only(name))
+		}
+	}
+	environment := parseEnvironment(env)
+	// The file is named by one of the other two, so those are looked at first and applied last.
+	path := append(environment.only("config"), given.only("config")...)
+	if err := apply(c, path); err != nil {
+		return nil, err
+	}
+	if c.File != "" {
+		if err := c.readFile(); err != nil {
+			return nil, err
+		}
+	}
+	if err := apply(c, environment); err != nil {
+		return nil, err
+	}
+	if err := apply(c, given); err != nil {
+		return nil, err
+	}
+	return c, c.check()
+}
+
+// Origin tells where the value of a key comes from: "--zone", "QUOTAD_ZONE", "quotad.yaml:3" or "default".
+func (c *Config) Origin(key string) string { return c.origins[key] }
+
+// check looks at what no value can tell alone.
+func (c *Config) check() error {
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	switch {
+	case c.Data == "" && !c.Dev && !c.Print:
+		add("no --data: want the directory that keeps the ledger, such as quotad --data /var/lib/quotad --create; or --dev, to try quotad out in memory")
+	case c.Data == "" && c.Create:
+		add("--create without --data: there is nothing to create; want --data DIR --create")
+	}
+	if len(c.Listen) == 0 {
+		add("no address to listen on: want at least one, such as 127.0.0.1:7070")
+	}
+	seen := map[Address]string{}
+	for _, a := range c.Listen {
+		if seen[a] != "" && !a.anyPort() {
+			add("%s is to be listened on twice: keep one", a)
+		}
+		seen[a] = "listen"
+	}
+	if seen[c.Admin] != "" && !c.Admin.anyPort() {
+		add("%s is given for listen and for admin-listen: want two different addresses", c.Admin)
+	}
+	return errors.Join(errs...)
+}
+
+func (a Address) anyPort() bool { return a.Network == "tcp" && strings.HasSuffix(a.Addr, ":0") }
+
+// readFile applies the configuration file.
+func (c *Config) readFile() error {
+	src, err := readFile(c.File, FileBytesMax)
+	if err != nil {
+		return fmt.Errorf("configuration file: %w", err)
+	}
+	return c.applyFile(c.File, src)
+}
+
+// applyFile applies a configuration file's content, or tells all that is wrong with it.
+func (c *Config) applyFile(name string, src []byte) error {
+	f, entries := parseFile(name, src)
+	for _, e := range entries {
+		k := find(e.key)
+		switch {
+		case k == nil:
+			f.fault(e.at, "unknown key %q%s", e.key, orList(e.key, fileKeys(), strconv.Quote))
+			continue
+		case k.where != anywhere:
+			f.fault(e.at, "%s is for one start and not for a file; give it as --%s", k.name, k.name)
+			continue
+		}
+		c.origins[k.name] = fmt.Sprintf("%s:%d", name, e.at.Position.Line)
+		c.applyEntry(f, k, e)
+	}
+	return f.err()
+}
+
+func (c *Config) applyEntry(f *file, k *key, e entry) {
+	k.clear(c)
+	nodes := []ast.Node{e.node}
+	if list, ok := e.node.(*ast.SequenceNode); ok && k.list {
+		nodes = list.Values
+	}
+	for _, n := range nodes {
+		text, ok := f.scalar(e, n)
+		if !ok {
+			continue
+		}
+		if err := k.set(c, text); err != nil {
+			f.fault(n.GetToken(), "%s: %v", k.name, err)
+		}
+	}
+}
+
+// String returns the configuration as a file, with the origin of each value.
+func (c *Config) String() string {
+	var s strings.Builder
+	for _, k := range keys {
+		if k.where == flagOnly {
+			continue
+		}
+		values := k.get(c)
+		for i, v := range values {
+			values[i] = printed(v)
+		}
+		value := strings.Join(values, ", ")
+		if k.list {
+			value = "[" + value + "]"
+		}
+		if len(values) == 0 {
+			value = "(not set)"
+		}
+		if k.where != anywhere || len(values) == 0 {
+			s.WriteString("# ")
+		}
+		fmt.Fprintf(&s, "%s: %s # %s\n", k.name, value, c.origins[k.name])
+	}
+	return s.String()
+}
+
+// printed returns a value as it can stand in our file, where words and numbers are text and need no quotes.
+func printed(s string) string {
+	for i := range len(s) {
+		c := s[i]
+		plain := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '/'
+		if !plain && (i == 0 || i+1 == len(s) || strings.IndexByte("._:+-", c) < 0) {
+			return quoteYAML(s)
+		}
+	}
+	return s
+}

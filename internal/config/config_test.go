@@ -1,0 +1,207 @@
+package config
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/store"
+	"github.com/quotad/quotad/internal/store/boltengine"
+	"github.com/quotad/quotad/internal/window"
+)
+
+func env(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+func write(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "quotad.yaml")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	c, err := Parse([]string{"--data", "/var/lib/quotad"}, env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Data:   "/var/lib/quotad",
+		Listen: []Address{{"tcp", "127.0.0.1:7070"}},
+		Admin:  Address{"tcp", "127.0.0.1:7071"},
+		Defaults: quota.Defaults{
+			Limits: []quota.Limit{{Unit: quota.Calls, Span: window.Day, Max: 50}}, Zone: "UTC", UndeclaredLive: 10_000,
+		},
+		Retain: store.DefaultRetain, MaxSize: boltengine.DefaultMaxSize, LogFormat: "auto", LogLevel: slog.LevelInfo, DrainTimeout: 10 * time.Second,
+	}
+	got := *c
+	got.origins = nil
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Config{})); diff != "" {
+		t.Errorf("defaults differ (-want +got):\n%s", diff)
+	}
+	if MaxSizeMin != boltengine.MinMaxSize {
+		t.Errorf("max-size may be %d at least, but the engine wants %d", MaxSizeMin, boltengine.MinMaxSize)
+	}
+}
+
+// TestPrecedence sets one key after the other in each source: flags win over the environment, that over the file, and that over
+// the default, also for the key that is a list.
+func TestPrecedence(t *testing.T) {
+	t.Parallel()
+	file := write(t, "zone: Europe/Berlin\nretain: 30d\nlog-level: warn\nlisten: [127.0.0.1:1, '127.0.0.1:2']\n")
+	environment := env("QUOTAD_CONFIG", file, "QUOTAD_RETAIN", "40d", "QUOTAD_LOG_LEVEL", "error", "QUOTAD_LISTEN", "127.0.0.1:3, unix:///run/q.sock")
+	for _, test := range []struct {
+		args  []string
+		env   func(string) string
+		key   string
+		want  string
+		from  string
+		wants []Address
+	}{
+		{env: env(), key: "zone", want: "UTC", from: "default"},
+		{env: environment, key: "zone", want: "Europe/Berlin", from: file + ":1"},
+		{env: environment, key: "retain", want: "40d", from: "QUOTAD_RETAIN"},
+		{env: environment, args: []string{"--log-level", "debug"}, key: "log-level", want: "debug", from: "--log-level"},
+		{env: env("QUOTAD_CONFIG", file), key: "listen", want: "127.0.0.1:1 127.0.0.1:2", from: file + ":4"},
+		{env: environment, key: "listen", want: "127.0.0.1:3 unix:///run/q.sock", from: "QUOTAD_LISTEN"},
+		{env: environment, args: []string{"--listen=127.0.0.1:4", "--listen", "127.0.0.1:5"}, key: "listen", want: "127.0.0.1:4 127.0.0.1:5", from: "--listen"},
+		{env: env("QUOTAD_CONFIG", "/does/not/exist"), args: []string{"--config", file}, key: "config", want: file, from: "--config"},
+		{env: env("QUOTAD_CREATE", "1"), key: "create", want: "true", from: "QUOTAD_CREATE"},
+		{env: env("QUOTAD_CREATE", "1"), args: []string{"--create=false"}, key: "create", want: "false", from: "--create"},
+		{env: env(), args: []string{"--admin-listen", "off"}, key: "admin-listen", want: "off", from: "--admin-listen"},
+		{env: env(), args: []string{"--default", "off"}, key: "default", want: "off", from: "--default"},
+	} {
+		c, err := Parse(append([]string{"--data", "d"}, test.args...), test.env)
+		if err != nil {
+			t.Errorf("%s: %v", test.key, err)
+			continue
+		}
+		if got := strings.Join(find(test.key).get(c), " "); got != test.want || c.Origin(test.key) != test.from {
+			t.Errorf("%s is %q from %s, want %q from %s", test.key, got, c.Origin(test.key), test.want, test.from)
+		}
+	}
+}
+
+// TestRefusals holds what Parse says of what is wrong, as the user reads it.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	withData := func(args ...string) []string { return append([]string{"--data", "d"}, args...) }
+	for _, test := range []struct {
+		args []string
+		env  func(string) string
+		want string
+	}{
+		{args: nil, want: "no --data: want the directory that keeps the ledger, such as quotad --data /var/lib/quotad --create; or --dev, to try quotad out in memory"},
+		{args: []string{"--dev", "--create"}, want: "--create without --data: there is nothing to create; want --data DIR --create"},
+		{args: withData("--lisen", "x"), want: "unknown flag --lisen; did you mean --listen?"},
+		{args: withData("--max-sise=1"), want: "unknown flag --max-sise; did you mean --max-size?"},
+		{args: withData("--frobnicate"), want: "unknown flag --frobnicate"},
+		{args: withData("-zone", "UTC"), want: `unexpected "-zone"; did you mean --zone?`},
+		{args: withData("start"), want: `unexpected "start"; quotad takes flags only, such as --data DIR`},
+		{args: withData("--create", "false"), want: `unexpected "false"; quotad takes flags only, such as --data DIR`},
+		{args: withData("--zone"), want: "--zone needs a value"},
+		{args: withData("--zone", "--dev"), want: "--zone needs a value"},
+		{args: withData("--zone", "UTC", "--zone", "Europe/Rome"), want: "--zone is given twice: UTC and Europe/Rome; keep one"},
+		{args: []string{"--data="}, want: `--data: "" is not a path`},
+		{args: withData("--create=maybe"), want: `--create: "maybe" is neither; want true or false`},
+		{args: withData("--zone", "Mars/Olympus"), want: `--zone: unknown time zone "Mars/Olympus": want a name of the IANA database such as "Europe/Berlin", or "UTC"`},
+		{args: withData("--zone", "Local"), want: `--zone: time zone "Local" means another zone on every machine: want a name such as "Europe/Berlin", or "UTC"`},
+		{args: withData("--default", ""), want: "--default: is empty; want limits such as 50 calls/day, or off"},
+		{args: withData("--default", "-1"), want: `--default: limit "-1": max -1 is out of range; want 0 to 4000000000000000000`},
+		{args: withData("--default", "50 calls/dya"), want: `--default: limit "50 calls/dya": unknown window "dya": want one of minute, hour, day, week, month, year, ever; did you mean "day"?`},
+		{args: withData("--max-undeclared", "-1"), want: `--max-undeclared: "-1" is out of range; want a whole number from 0 to 10000000`},
+		{args: withData("--retain", "400"), want: `--retain: "400" is not a duration; want one such as 90s, 10m, 36h, 400d or 2w`},
+		{args: withData("--retain", "1d"), want: `--retain: "1d" is out of range; want 2d to 36600d`},
+		{args: withData("--drain-timeout", "-5s"), want: `--drain-timeout: "-5s" is not a duration; want one such as 90s, 10m, 36h, 400d or 2w`},
+		{args: withData("--max-size", "4GB"), want: `--max-size: "4GB" is not a size; want bytes, or a number of KiB, MiB, GiB or TiB, such as 4GiB`},
+		{args: withData("--max-size", "12KiB"), want: `--max-size: "12KiB" is too small; want at least 1MiB`},
+		{args: withData("--log-level", "loud"), want: `--log-level: "loud" is unknown; want debug, info, warn or error`},
+		{args: withData("--log-format", "xml"), want: `--log-format: "xml" is unknown; want one of auto, text, json`},
+		{args: withData("--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"), want: "127.0.0.1:1 is to be listened on twice: keep one"},
+		{args: withData("--admin-listen", "127.0.0.1:7070"), want: "127.0.0.1:7070 is given for listen and for admin-listen: want two different addresses"},
+		{
+			args: withData("--zone", "x", "--log-level", "y"), // all at once
+			want: `--zone: unknown time zone "x": want a name of the IANA database such as "Europe/Berlin", or "UTC"` + "\n" +
+				`--log-level: "y" is unknown; want debug, info, warn or error`,
+		},
+		{args: withData(), env: env("QUOTAD_ADMIN_LISTEN", "nowhere"), want: `QUOTAD_ADMIN_LISTEN: "nowhere" is not an address; want host:port such as 127.0.0.1:7070, or unix:///run/quotad/quotad.sock; or off for none`},
+		{args: withData("--config", "/does/not/exist"), want: "configuration file: open /does/not/exist: no such file or directory"},
+	} {
+		if test.env == nil {
+			test.env = env()
+		}
+		c, err := Parse(test.args, test.env)
+		if err == nil {
+			t.Errorf("%q: no error, want %q; got %+v", test.args, test.want, c)
+		} else if err.Error() != test.want {
+			t.Errorf("%q:\n got %s\nwant %s", test.args, err, test.want)
+		}
+	}
+}
+
+// TestHelpFirst: help and version answer whatever else is wrong.
+func TestHelpFirst(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"--zone", "nowhere", "--help"}, {"--config", "/does/not/exist", "--help"}} {
+		c, err := Parse(args, env("QUOTAD_ZONE", "nowhere"))
+		if err != nil || !c.Help {
+			t.Errorf("%q: %v, want help", args, err)
+		}
+	}
+	if c, err := Parse([]string{"--version"}, env()); err != nil || !c.Version {
+		t.Errorf("--version: %v", err)
+	}
+}
+
+// TestPrint: what --print-config prints is a configuration file that says the same.
+func TestPrint(t *testing.T) {
+	t.Parallel()
+	args := []string{
+		"--data", "/var/lib/quotad data", "--listen", "127.0.0.1:0", "--listen", "unix:///run/q.sock", "--default", "5 calls/hour, 2 usd_micros/month",
+		"--retain", "2w", "--max-size", "3MiB", "--zone", "America/Havana", "--admin-listen", "off", "--log-level", "warn", "--drain-timeout", "90s",
+	}
+	first, err := Parse(args, env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := write(t, first.String())
+	second, err := Parse([]string{"--config", path}, env())
+	if err != nil {
+		t.Fatalf("%v\nin\n%s", err, first)
+	}
+	second.File = ""
+	a, b := *first, *second
+	a.origins, b.origins = nil, nil
+	if diff := cmp.Diff(a, b, cmp.AllowUnexported(Config{})); diff != "" {
+		t.Errorf("read back it differs (-printed +read):\n%s\n%s", diff, first)
+	}
+	if want := "zone: America/Havana # --zone\n"; !strings.Contains(first.String(), want) {
+		t.Errorf("no %q in\n%s", want, first)
+	}
+}
+
+func TestFileTooLarge(t *testing.T) {
+	t.Parallel()
+	path := write(t, strings.Repeat("#", FileBytesMax+1))
+	_, err := Parse([]string{"--data", "d", "--config", path}, env())
+	if err == nil || !strings.HasSuffix(err.Error(), "is too large: at most 1MiB") {
+		t.Errorf("error is %v, want that it is too large", err)
+	}
+}
