@@ -88,12 +88,14 @@ func (w *watcher) look(ctx context.Context) (*quotadv1.WatchUsageResponse, error
 	w.revision, w.minute = revision, now.Unix()/60
 	resp := &quotadv1.WatchUsageResponse{Full: !w.started, Time: timestamppb.New(now)}
 	w.started = true
+	listed := make(map[string]bool)
 	for after := ""; ; {
 		views, next, err := ledger.Buckets(ctx, store.BucketQuery{Prefix: w.prefix, After: after, Max: store.PageMax})
 		if err != nil {
 			return nil, failure(err)
 		}
 		for _, v := range views {
+			listed[v.Name] = true
 			w.compare(v, resp)
 		}
 		if len(w.sent) > watchBalancesMax {
@@ -105,10 +107,29 @@ func (w *watcher) look(ctx context.Context) (*quotadv1.WatchUsageResponse, error
 			break
 		}
 	}
+	if err := w.compareGone(ctx, listed, resp); err != nil {
+		return nil, err
+	}
 	if len(resp.Balances) == 0 && !resp.Full {
 		return nil, nil
 	}
 	return resp, nil
+}
+
+// compareGone looks at what was sent and is not listed any more: its windows have ended, and nobody has charged the new ones.
+func (w *watcher) compareGone(ctx context.Context, listed map[string]bool, resp *quotadv1.WatchUsageResponse) error {
+	for key := range w.sent {
+		if listed[key.bucket] {
+			continue
+		}
+		listed[key.bucket] = true
+		v, err := w.s.c.Ledger.Bucket(ctx, key.bucket)
+		if err != nil {
+			return failure(err)
+		}
+		w.compare(v, resp)
+	}
+	return nil
 }
 
 func (w *watcher) compare(v quota.View, resp *quotadv1.WatchUsageResponse) {
