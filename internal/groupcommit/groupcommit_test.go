@@ -193,7 +193,7 @@ func TestCancelledBefore(t *testing.T) {
 // silent is a context that has ended without saying so on Done: what a batch
 // sees of a caller that has not come to withdraw yet.
 type silent struct {
-	context.Context //nolint:containedctx // it is a context itself
+	context.Context
 	ended           atomic.Bool
 }
 
