@@ -194,7 +194,7 @@ func TestCancelledBefore(t *testing.T) {
 // sees of a caller that has not come to withdraw yet.
 type silent struct {
 	context.Context
-	ended           atomic.Bool
+	ended atomic.Bool
 }
 
 func (s *silent) Done() <-chan struct{} { return nil }

@@ -310,6 +310,7 @@ func TestHealth(t *testing.T) {
 			}
 		}
 		check(healthpb.HealthCheckResponse_SERVING)
+		time.Sleep(pollInterval / 2) // from here on between two looks
 		r.set(Health{Degraded: []string{"a slip in line 59s"}})
 		time.Sleep(pollInterval)
 		r.set(Health{Degraded: []string{"a slip in line 1m0s"}}) // the same, a second later
