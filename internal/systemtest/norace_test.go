@@ -1,0 +1,5 @@
+//go:build !race
+
+package systemtest_test
+
+const underRace = false
