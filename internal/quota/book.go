@@ -166,6 +166,30 @@ func (b *Book) Settings(name string) (Settings, bool) {
 	return s, ok
 }
 
+// All returns a copy of everything declared, by name.
+func (b *Book) All() map[string]Settings { return maps.Clone(b.settings) }
+
+// Len returns how many names and patterns are declared.
+func (b *Book) Len() int { return len(b.settings) }
+
+// Zones returns every zone that a bucket's windows may be in, each once.
+func (b *Book) Zones() []*time.Location {
+	zones := []*time.Location{b.counted.zone}
+	for name := range b.settings {
+		zone := b.counted.zone
+		if s := b.settings[name]; s.Zone != "" {
+			var err error
+			if zone, err = window.LoadZone(s.Zone); err != nil {
+				panic(fmt.Sprintf("quota: zone %q was checked before: %v", s.Zone, err))
+			}
+		}
+		if !slices.Contains(zones, zone) {
+			zones = append(zones, zone)
+		}
+	}
+	return zones
+}
+
 // Names returns every declared name and pattern, sorted.
 func (b *Book) Names() []string { return slices.Sorted(maps.Keys(b.settings)) }
 

@@ -28,9 +28,9 @@ func (s *Store) boot(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		newest := time.Unix(0, seen)
-		if s.o.AcceptClock {
-			newest = time.Time{}
+		var newest time.Time
+		if seen != 0 && !s.o.AcceptClock {
+			newest = time.Unix(0, seen)
 		}
 		s.clock = newClock(s.o.Now, s.o.Uptime, newest)
 		st = newState(tx, s.clock.last, &s.windows, &s.books)
@@ -43,8 +43,6 @@ func (s *Store) boot(ctx context.Context) error {
 		return fmt.Errorf("starting the ledger: %w", err)
 	}
 	s.minute = minuteOf(s.clock.last)
-	s.ledgerTime.Store(s.clock.last.UnixNano())
-	s.problems.clock = s.clock.problem()
 	return s.checkOpenWindows(ctx)
 }
 

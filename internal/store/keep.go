@@ -48,7 +48,9 @@ func (s *Store) keep(ctx context.Context) {
 func (s *Store) drop(ctx context.Context) {
 	due, err := s.due(ctx)
 	if err != nil {
-		s.log.Error("looking for what is due to leave", "error", err)
+		if ctx.Err() == nil {
+			s.log.Error("looking for what is due to leave", "error", err)
+		}
 		return
 	}
 	s.lag.Store(int64(len(due)))
@@ -69,7 +71,7 @@ func (s *Store) drop(ctx context.Context) {
 func (s *Store) letGo(ctx context.Context, space string) error {
 	for left := true; left; {
 		_, err := s.do(ctx, request{tidy: func(st *state) (err error) {
-			if left = false; !expired(space, st.now, s.o.Retain) { // the clock may stand earlier than when we looked
+			if left = false; !expired(space, s.clock.settled(), s.o.Retain) { // the clock may stand earlier than when we looked
 				return nil
 			}
 			left, err = st.takeAway(space)
@@ -111,7 +113,7 @@ func (s *state) takeAway(space string) (left bool, err error) {
 // due returns the spaces whose time is over.
 func (s *Store) due(ctx context.Context) ([]string, error) {
 	var due []string
-	now := s.now()
+	now := s.clock.settled()
 	err := s.engine.View(ctx, func(tx Tx) error {
 		return tx.Spaces("", func(space string) bool {
 			if expired(space, now, s.o.Retain) {

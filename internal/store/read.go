@@ -4,13 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/window"
 )
+
+// looksMax is how many records one page looks at, so that a view is short however little it finds. A page that reaches it ends
+// there, perhaps with nothing on it, and says where the next one starts.
+const looksMax = 20_000
 
 // ErrPageToken means that a query's After is not what a page before ended with.
 var ErrPageToken = errors.New("store: not a page token of ours")
@@ -21,7 +27,7 @@ func (s *Store) view(ctx context.Context, fn func(*state) error) error {
 		return err
 	}
 	return s.engine.View(ctx, func(tx Tx) error {
-		return fn(newState(tx, s.now(), new(window.Cache), &s.books))
+		return fn(newState(tx, s.Now(), new(window.Cache), &s.books))
 	})
 }
 
@@ -80,11 +86,8 @@ func (s *state) names(q BucketQuery) ([]string, error) {
 		}
 	}
 	if !q.DeclaredOnly {
-		for _, span := range window.Spans() {
-			if short(span) {
-				continue // whatever is counted is counted by the day as well
-			}
-			for _, space := range openSpaces(span, s.now) {
+		for span, spaces := range s.currentSpaces(book) {
+			for _, space := range spaces {
 				counted, err := s.counted(book, span, space, q)
 				if err != nil {
 					return nil, err
@@ -95,6 +98,24 @@ func (s *state) names(q BucketQuery) ([]string, error) {
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil
+}
+
+// currentSpaces returns where current windows have their counts. Minutes and hours are left out: whatever is counted is counted
+// by the day as well.
+func (s *state) currentSpaces(book *quota.Book) map[window.Span][]string {
+	spaces := make(map[window.Span][]string)
+	for _, zone := range book.Zones() {
+		for _, span := range window.Spans() {
+			space := ""
+			if !short(span) {
+				space = accountSpace(span, s.windows.At(span, s.now, zone).Label)
+			}
+			if space != "" && !slices.Contains(spaces[span], space) {
+				spaces[span] = append(spaces[span], space)
+			}
+		}
+	}
+	return spaces
 }
 
 // counted returns the first q.Max+1 buckets for which a space is that of their current window, and which have a count in it.
@@ -170,7 +191,8 @@ func (s *state) usageSpaces(q UsageQuery) ([]string, error) {
 type usage struct {
 	*state
 	q          UsageQuery
-	space, key string // the count that was listed last, on this page or the one before
+	space, key string // the count that was looked at last, for this page or the one before
+	looked     int
 	found      []quota.Balance
 	next       string
 }
@@ -205,19 +227,20 @@ func (u *usage) take(space, key string, record []byte) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if !k.Bucket.Within(u.q.Prefix) || u.q.Unit != "" && k.Unit != u.q.Unit {
-		return true, nil
-	}
-	if len(u.found) == u.q.Max {
+	skip := !k.Bucket.Within(u.q.Prefix) || u.q.Unit != "" && k.Unit != u.q.Unit
+	if u.looked++; u.looked > looksMax || !skip && len(u.found) == u.q.Max {
 		u.next = u.space + "\x00" + u.key
 		return false, nil
+	}
+	u.space, u.key = space, key
+	if skip {
+		return true, nil
 	}
 	a, err := parseAccountRecord(record, space, key)
 	if err != nil {
 		return false, err
 	}
 	u.found = append(u.found, u.balance(k, a))
-	u.space, u.key = space, key
 	return true, nil
 }
 
@@ -234,57 +257,97 @@ func (s *state) balance(k quota.AccountKey, a quota.Account) quota.Balance {
 // Audit returns a page of the audit trail, newest first. next is the Before of the page that follows; 0 at the end.
 func (s *Store) Audit(ctx context.Context, q AuditQuery) (records []quota.AuditRecord, next int64, err error) {
 	err = s.view(ctx, func(st *state) error {
-		var spaces []string
-		err := st.tx.Spaces(auditAt, func(space string) bool {
-			if !strings.HasPrefix(space, auditAt) {
-				return false
+		t := trail{state: st, q: q, before: q.Before}
+		if t.before == 0 {
+			last, err := st.number(spaceMeta, keyAudit)
+			if err != nil {
+				return err
 			}
-			spaces = append(spaces, space)
-			return true
-		})
+			t.before = last + 1
+		}
+		spaces, err := st.spacesOf(auditAt)
 		if err != nil {
 			return err
 		}
 		slices.Reverse(spaces)
 		for _, space := range spaces {
-			found, err := st.audits(space, q)
-			if err != nil {
+			if more, err := t.read(space); err != nil || !more {
+				records, next = t.found, t.before
 				return err
 			}
-			records = append(records, found...)
-			if len(records) > q.Max {
-				records = records[:q.Max]
-				next = records[q.Max-1].Sequence
-				break
-			}
 		}
+		records = t.found
 		return nil
 	})
 	return records, next, err
 }
 
-// audits returns what a query asks for of one date's records, newest first.
-func (s *state) audits(space string, q AuditQuery) ([]quota.AuditRecord, error) {
-	var found []quota.AuditRecord
+// trail is a listing of audit records under way.
+type trail struct {
+	*state
+	q      AuditQuery
+	before int64 // records with a lower number are still to be looked at
+	looked int
+	found  []quota.AuditRecord
+}
+
+// trailPiece is how many records are read at a time. Engines read forward, and the trail is read backward.
+const trailPiece = 256
+
+// read lists the records of one date, newest first; more is false when the page is full.
+func (t *trail) read(space string) (more bool, err error) {
+	first := int64(math.MaxInt64)
+	err = t.tx.Scan(space, "", func(key string, _ []byte) bool {
+		first, err = auditNumber(space, key)
+		return false
+	})
+	if err != nil {
+		return false, err
+	}
+	for t.before > first {
+		piece, err := t.piece(space, max(first, t.before-trailPiece))
+		if err != nil {
+			return false, err
+		}
+		for _, a := range slices.Backward(piece) {
+			if len(t.found) == t.q.Max || t.looked == looksMax {
+				return false, nil
+			}
+			t.looked++
+			t.before = a.Sequence
+			if quota.Bucket(a.Bucket).Within(t.q.Prefix) {
+				t.found = append(t.found, a)
+			}
+		}
+		t.before = min(t.before, max(first, t.before-trailPiece))
+	}
+	return true, nil
+}
+
+// piece returns the records of a date from a number on that are still to be looked at.
+func (t *trail) piece(space string, from int64) ([]quota.AuditRecord, error) {
+	var piece []quota.AuditRecord
 	var bad error
-	err := s.tx.Scan(space, "", func(key string, record []byte) bool {
+	err := t.tx.Scan(space, auditKey(from), func(key string, record []byte) bool {
 		var a quota.AuditRecord
-		if a, bad = parseAudit(record, space, key); bad != nil {
+		if a, bad = parseAudit(record, space, key); bad != nil || a.Sequence >= t.before {
 			return false
 		}
-		if q.Before > 0 && a.Sequence >= q.Before {
-			return false
-		}
-		if quota.Bucket(a.Bucket).Within(q.Prefix) {
-			found = append(found, a)
-		}
+		piece = append(piece, a)
 		return true
 	})
-	slices.Reverse(found)
 	if err == nil {
 		err = bad
 	}
-	return found, err
+	return piece, err
+}
+
+func auditNumber(space, key string) (int64, error) {
+	n, err := strconv.ParseInt(key, 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %q in %s is not the key of an audit record", ErrCorrupt, key, space)
+	}
+	return n, nil
 }
 
 func parseAudit(record []byte, space, key string) (quota.AuditRecord, error) {
@@ -292,9 +355,9 @@ func parseAudit(record []byte, space, key string) (quota.AuditRecord, error) {
 	if err := parseJSON(record, space, key, &r); err != nil {
 		return quota.AuditRecord{}, err
 	}
-	var sequence int64
-	if n, err := fmt.Sscanf(key, "%016x", &sequence); n != 1 {
-		return quota.AuditRecord{}, fmt.Errorf("%w: %q in %s is not the key of an audit record: %w", ErrCorrupt, key, space, err)
+	sequence, err := auditNumber(space, key)
+	if err != nil {
+		return quota.AuditRecord{}, err
 	}
 	return quota.AuditRecord{
 		Sequence: sequence, Time: time.UnixMilli(r.Time).UTC(), Principal: r.Principal, Action: r.Action,
@@ -305,7 +368,7 @@ func parseAudit(record []byte, space, key string) (quota.AuditRecord, error) {
 // Status tells how the store is.
 func (s *Store) Status(ctx context.Context) Status {
 	st := Status{
-		Start: s.start, LedgerTime: s.now(), Queue: s.committer.Len(), Commits: s.Revision(), Retain: s.o.Retain,
+		Start: s.start, LedgerTime: s.Now(), Queue: s.committer.Len(), Commits: s.Revision(), Retain: s.o.Retain,
 		CleanStop: s.cleanStop, RetentionLag: int(s.lag.Load()),
 	}
 	if e, ok := s.engine.(Sizer); ok {
@@ -314,7 +377,7 @@ func (s *Store) Status(ctx context.Context) Status {
 	s.mu.Lock()
 	p, failure := s.problems, s.failure
 	s.mu.Unlock()
-	st.Full, st.ClockHeld, st.CorruptSeen = p.full, p.held, p.damaged != ""
+	st.Full, st.CorruptSeen = p.full, p.damaged != ""
 	if failure != nil {
 		st.Problems = append(st.Problems, failure.Error())
 	}
@@ -324,15 +387,17 @@ func (s *Store) Status(ctx context.Context) Status {
 	if p.damaged != "" {
 		st.Problems = append(st.Problems, p.damaged)
 	}
-	if p.clock != "" {
-		st.Problems = append(st.Problems, p.clock)
+	clock, held := s.clock.problem()
+	if clock != "" {
+		st.Problems = append(st.Problems, clock)
 	}
+	st.ClockHeld = held
 	err := s.view(ctx, func(v *state) error {
 		book, err := v.Book()
 		if err != nil {
 			return err
 		}
-		st.Defaults, st.Declared = book.Defaults(), len(book.Names())
+		st.Defaults, st.Declared = book.Defaults(), book.Len()
 		zone, err := window.LoadZone(st.Defaults.Zone)
 		if err != nil {
 			return err

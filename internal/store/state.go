@@ -50,14 +50,13 @@ type state struct {
 	writes   int
 	buf      []byte
 	spaces   [window.Ever + 1]struct{ label, space string } // the newest of each span, to spare making its name again
-	receipts [2]string                                      // the spaces in which a receipt may be, the newest first
+	receipts []string                                       // the spaces in which a receipt may be, the newest first; nil until looked for
+	changed  int64                                          // the new revision of what is declared; 0 if nothing changed
+	trailAt  string                                         // the space of new audit records; "" until looked for
 }
 
 func newState(tx Tx, now time.Time, windows *window.Cache, books *books) *state {
-	return &state{
-		tx: tx, now: now, windows: windows, books: books, buf: make([]byte, 0, 512),
-		receipts: [2]string{receiptsAt + dateOf(now), receiptsAt + dateOf(now.Add(-24*time.Hour))},
-	}
+	return &state{tx: tx, now: now, windows: windows, books: books, buf: make([]byte, 0, 512)}
 }
 
 func (s *state) Windows() *window.Cache { return s.windows }
@@ -128,10 +127,47 @@ func (s *state) SetAccount(k quota.AccountKey, a quota.Account) error {
 	return s.put(s.space(k), accountKey(k), s.buf)
 }
 
-// Receipt looks where a receipt can be: it lives on the date that it was written and the whole date after.
+// spacesOf returns the spaces whose names start with prefix, the oldest first.
+func (s *state) spacesOf(prefix string) ([]string, error) {
+	var spaces []string
+	err := s.tx.Spaces(prefix, func(space string) bool {
+		if !strings.HasPrefix(space, prefix) {
+			return false
+		}
+		spaces = append(spaces, space)
+		return true
+	})
+	return spaces, err
+}
+
+// receiptSpaces returns where a receipt can be: it lives on the date that it was written and the whole date after. Later dates
+// than today are those of a clock that was wrong and has been set right; what was granted by it is remembered too.
+func (s *state) receiptSpaces() ([]string, error) {
+	if s.receipts != nil {
+		return s.receipts, nil
+	}
+	spaces, err := s.spacesOf(receiptsAt)
+	if err != nil {
+		return nil, err
+	}
+	oldest, today := receiptsAt+dateOf(s.now.Add(-24*time.Hour)), receiptsAt+dateOf(s.now)
+	s.receipts = []string{today}
+	for _, space := range slices.Backward(spaces) {
+		if space >= oldest && space != today {
+			s.receipts = append(s.receipts, space)
+		}
+	}
+	return s.receipts, nil
+}
+
+// Receipt returns what is kept of a request.
 func (s *state) Receipt(k quota.ReceiptKey) (quota.Receipt, bool, error) {
+	spaces, err := s.receiptSpaces()
+	if err != nil {
+		return quota.Receipt{}, false, err
+	}
 	key := receiptKey(k)
-	for _, space := range s.receipts {
+	for _, space := range spaces {
 		record, err := s.tx.Get(space, key)
 		if err != nil {
 			return quota.Receipt{}, false, err
@@ -147,11 +183,14 @@ func (s *state) Receipt(k quota.ReceiptKey) (quota.Receipt, bool, error) {
 // SetReceipt keeps a receipt.
 func (s *state) SetReceipt(k quota.ReceiptKey, r quota.Receipt) error {
 	s.buf = appendReceipt(s.buf[:0], r)
-	return s.put(s.receipts[0], receiptKey(k), s.buf)
+	return s.put(receiptsAt+dateOf(s.now), receiptKey(k), s.buf)
 }
 
 // Units returns the units that a bucket has counts of in a window.
 func (s *state) Units(b quota.Bucket, w window.Window) ([]quota.Unit, error) {
+	if short(w.Span) {
+		return s.unitsWithin(b, w)
+	}
 	space, prefix := accountSpace(w.Span, w.Label), string(b)+"\x00"
 	var units []quota.Unit
 	var bad error
@@ -164,15 +203,34 @@ func (s *state) Units(b quota.Bucket, w window.Window) ([]quota.Unit, error) {
 			bad = err
 			return false
 		}
-		if k.Label == w.Label {
-			units = append(units, k.Unit)
-		}
+		units = append(units, k.Unit)
 		return true
 	})
 	if err == nil {
 		err = bad
 	}
-	return slices.Compact(units), err
+	return units, err
+}
+
+// unitsWithin is Units for a minute or an hour. Their space holds a whole date of them; but whatever is counted is counted by the
+// day as well, and the day says which units to look for.
+func (s *state) unitsWithin(b quota.Bucket, w window.Window) ([]quota.Unit, error) {
+	all, err := s.Units(b, s.windows.At(window.Day, w.Start, w.Start.Location()))
+	if err != nil {
+		return nil, err
+	}
+	var units []quota.Unit
+	for _, u := range all {
+		k := quota.AccountKey{Bucket: b, Unit: u, Span: w.Span, Label: w.Label}
+		record, err := s.tx.Get(s.space(k), accountKey(k))
+		if err != nil {
+			return nil, err
+		}
+		if record != nil {
+			units = append(units, u)
+		}
+	}
+	return units, nil
 }
 
 // LiveNames tells whether an undeclared name is counted on a day, and how many are.
@@ -262,10 +320,14 @@ func (s *state) load() error {
 
 // change readies what is declared for a change, and gives it a new revision.
 func (s *state) change() error {
-	if err := s.load(); err != nil {
-		return err
-	}
-	if s.book != nil { // it may be in use
+	if s.settings == nil {
+		book, err := s.Book()
+		if err != nil {
+			return err
+		}
+		d := book.Defaults()
+		s.settings, s.defaults = book.All(), &d
+	} else if s.book != nil { // it may be in use
 		s.settings = maps.Clone(s.settings)
 	}
 	s.revision, s.book = 0, nil // known to this transaction alone, until it is durable
@@ -273,7 +335,8 @@ func (s *state) change() error {
 	if err != nil {
 		return err
 	}
-	return s.putNumber(spaceMeta, keyRevision, revision+1)
+	s.changed = revision + 1
+	return s.putNumber(spaceMeta, keyRevision, s.changed)
 }
 
 // Declare keeps what is declared under a name.
@@ -310,7 +373,26 @@ func (s *state) Audit(a quota.AuditRecord) error {
 	if err := s.putNumber(spaceMeta, keyAudit, n+1); err != nil {
 		return err
 	}
-	return s.putJSON(auditAt+dateOf(a.Time), auditKey(n+1), auditRecord{
+	space, err := s.auditSpace(a.Time)
+	if err != nil {
+		return err
+	}
+	return s.putJSON(space, auditKey(n+1), auditRecord{
 		a.Time.UnixMilli(), a.Principal, a.Action, a.Bucket, a.Before, a.After, a.Reason,
 	})
+}
+
+// auditSpace returns where a record goes: the space of its date, or the newest there is if a clock that was wrong has made later
+// ones, so that the spaces of the trail are in the order of its numbers.
+func (s *state) auditSpace(t time.Time) (string, error) {
+	if s.trailAt == "" {
+		spaces, err := s.spacesOf(auditAt)
+		if err != nil {
+			return "", err
+		}
+		if s.trailAt = auditAt + dateOf(t); len(spaces) > 0 {
+			s.trailAt = max(s.trailAt, spaces[len(spaces)-1])
+		}
+	}
+	return s.trailAt, nil
 }

@@ -27,17 +27,17 @@ type Store struct {
 	committer *groupcommit.Committer[request, quota.Decision]
 	books     books
 
+	clock *clock
+
 	// The writer's own; nobody else touches them.
-	clock   *clock
 	windows window.Cache
 	minute  int64 // of the clock as the ledger has it, in minutes since 1970
 	tallies []Tally
 
-	revision   atomic.Int64 // rises with every durable commit
-	ledgerTime atomic.Int64 // nanoseconds since 1970
-	lag        atomic.Int64 // spaces due to leave
-	start      time.Time
-	cleanStop  bool // of the run before
+	revision  atomic.Int64 // rises with every durable commit
+	lag       atomic.Int64 // spaces due to leave
+	start     time.Time
+	cleanStop bool // of the run before
 
 	mu       sync.Mutex // guards what follows
 	problems problems
@@ -52,8 +52,6 @@ type Store struct {
 // problems is what is wrong; each comes and goes by itself, but for damage.
 type problems struct {
 	full    bool
-	clock   string
-	held    bool
 	damaged string // the first damaged record that was met
 }
 
@@ -112,22 +110,36 @@ func (s *Store) do(ctx context.Context, r request) (quota.Decision, error) {
 func (s *Store) commit(ops []request, results []groupcommit.Result[quota.Decision]) error {
 	began := s.o.Uptime()
 	now := s.clock.read()
-	s.ledgerTime.Store(now.UnixNano())
 	wrote, err := s.write(now, ops, results)
+	fault := err
 	if err != nil && len(ops) > 1 && !engineFault(err) {
 		// One op met something that cannot be, after it had begun to write. Each by itself, so that the others do not suffer for it.
+		wrote, fault = s.writeSingly(now, ops, results)
 		err = nil
-		for i := range ops {
-			once, failed := s.write(now, ops[i:i+1], results[i:i+1])
-			if failed != nil {
-				results[i].Err = failed
-			}
-			wrote = wrote || once
-		}
 	}
-	s.note(err, wrote)
+	s.note(fault, wrote && fault == nil)
 	s.report(ops, results, Batch{Ops: len(ops), Wrote: wrote, Took: s.o.Uptime() - began, Err: err})
 	return err
+}
+
+// writeSingly gives each op a transaction of its own, and marks the result of each that failed. fault is why the engine failed, if
+// it did: it then goes to all that follow.
+func (s *Store) writeSingly(now time.Time, ops []request, results []groupcommit.Result[quota.Decision]) (wrote bool, fault error) {
+	for i := range ops {
+		if fault != nil {
+			results[i].Err = fault
+			continue
+		}
+		once, err := s.write(now, ops[i:i+1], results[i:i+1])
+		wrote = wrote || once
+		if err != nil {
+			results[i].Err = err
+		}
+		if engineFault(err) {
+			fault = err
+		}
+	}
+	return wrote, fault
 }
 
 // engineFault tells an error that any op would have met from one that a certain op met.
@@ -145,10 +157,16 @@ func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result
 			return s.decide(st, ops, results)
 		})
 	}
+	if errors.Is(err, ErrCorrupt) {
+		s.damaged(err)
+	}
 	wrote = err == nil && st.writes > 0
 	if wrote {
 		s.minute = minuteOf(now)
 		s.revision.Add(1)
+	}
+	if wrote && st.changed > 0 {
+		s.books.put(st.changed, st.book)
 	}
 	return wrote, err
 }
@@ -172,9 +190,15 @@ func (s *Store) decide(st *state, ops []request, results []groupcommit.Result[qu
 	// The ledger's own clock moves by the minute. No window begins within one, so that a successor whose clock is behind by less
 	// opens nothing again.
 	if st.writes > 0 && minuteOf(st.now) != s.minute {
-		return st.putNumber(spaceMeta, keyClock, st.now.UnixNano())
+		if err := st.putNumber(spaceMeta, keyClock, st.now.UnixNano()); err != nil {
+			return err
+		}
 	}
-	return nil
+	if st.changed == 0 {
+		return nil
+	}
+	_, err := st.Book() // compiled now, so that no reading has to
+	return err
 }
 
 func (s *state) run(r request) (quota.Decision, error) {
@@ -197,7 +221,6 @@ func (s *Store) broken() error {
 func (s *Store) note(err error, wrote bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.problems.clock, s.problems.held = s.clock.problem(), s.clock.jump != 0
 	switch {
 	case errors.Is(err, ErrFull):
 		if !s.problems.full {
@@ -258,17 +281,8 @@ func (s *Store) Failed() <-chan struct{} { return s.failed }
 // Revision rises with every commit that changed anything.
 func (s *Store) Revision() int64 { return s.revision.Load() }
 
-// now returns the time by which the ledger counts, for readings. It may be a little later than the newest commit.
-func (s *Store) now() time.Time {
-	seen := time.Unix(0, s.ledgerTime.Load())
-	s.mu.Lock()
-	held := s.problems.held
-	s.mu.Unlock()
-	if now := s.o.Now().Round(0); now.After(seen) && !held {
-		return now
-	}
-	return seen
-}
+// Now returns the time by which the ledger counts. It never goes back.
+func (s *Store) Now() time.Time { return s.clock.read() }
 
 // Close decides what is waiting, marks the ledger as stopped in order, and closes the engine.
 func (s *Store) Close() error {

@@ -53,6 +53,7 @@ type verifier struct {
 	r        *Report
 	receipts map[quota.AccountKey]map[uint32]int64 // what receipts say of each count, by its resets
 	first    string                                // the first date whose receipts must all be there
+	audit    int64                                 // the number of the audit record before
 }
 
 func (v *verifier) run() error {
@@ -180,7 +181,6 @@ func (v *verifier) unknownCounts() {
 }
 
 func (v *verifier) audits(space string) error {
-	var last int64
 	return v.tx.Scan(space, "", func(key string, record []byte) bool {
 		v.r.Audits++
 		a, err := parseAudit(record, space, key)
@@ -188,10 +188,10 @@ func (v *verifier) audits(space string) error {
 			v.r.fault("%v", err)
 			return true
 		}
-		if last != 0 && a.Sequence != last+1 {
-			v.r.fault("%s: audit record %d is followed by %d", space, last, a.Sequence)
+		if v.audit != 0 && a.Sequence != v.audit+1 {
+			v.r.fault("%s: audit record %d is followed by %d", space, v.audit, a.Sequence)
 		}
-		last = a.Sequence
+		v.audit = a.Sequence
 		return true
 	})
 }
