@@ -1,13 +1,17 @@
 // Package groupcommit lets many callers share one durable write.
 //
 // While one batch is being written the next one gathers. There is no timer: a
-// lone caller never waits for company, and a crowd pays for one write.
+// lone caller never waits for company, and a crowd pays for one write. A caller
+// that finds nobody writing and nobody waiting writes its own op, on its own
+// goroutine, which spares it two changes of goroutine; whatever gathers in the
+// meantime is written by the committer's.
 package groupcommit
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 )
 
@@ -39,9 +43,14 @@ type Committer[Op, Res any] struct {
 	ended    chan struct{} // closed when the writing goroutine has returned
 
 	mu      sync.Mutex // guards the rest; never held while anything blocks
-	arrived sync.Cond  // on mu: the queue is no longer empty, or closed is set
+	arrived sync.Cond  // on mu: nobody writes, and the queue is not empty or closed is set
 	closed  bool
+	writing bool // somebody is in commit, and no other may be
 	queue   queue[Op, Res]
+
+	// The batch of a caller that writes its own; whoever set writing has them.
+	ownOp     [1]Op
+	ownResult [1]Result[Res]
 }
 
 // call is one op on its way. It is its caller's, then the queue's, then the
@@ -61,8 +70,8 @@ type call[Op, Res any] struct {
 //
 // commit writes a batch: it sets results[i] for ops[i], durably, before it
 // returns nil. An error that it returns goes to every op of the batch, whatever
-// the results say. One goroutine calls it, for one batch at a time. It keeps
-// neither slice, and calls neither Do nor Close. If it panics the process ends:
+// the results say. It is called for one batch at a time, by whichever goroutine
+// writes it. It keeps neither slice, and calls neither Do nor Close. If it panics the process ends:
 // nobody could tell what was written.
 func New[Op, Res any](batchMax, queueMax int, commit func(ops []Op, results []Result[Res]) error) *Committer[Op, Res] {
 	if batchMax < 1 || queueMax < 1 {
@@ -90,6 +99,9 @@ func (c *Committer[Op, Res]) Do(ctx context.Context, op Op) (Res, error) {
 	if err := ctx.Err(); err != nil {
 		var none Res
 		return none, err
+	}
+	if c.lead() {
+		return c.writeOwn(op)
 	}
 	k := c.calls.Get().(*call[Op, Res])
 	k.ctx, k.op = ctx, op
@@ -137,9 +149,59 @@ func (c *Committer[Op, Res]) enqueue(k *call[Op, Res]) error {
 		return ErrOverloaded
 	}
 	c.queue.push(k)
+	free := !c.writing
 	c.mu.Unlock()
-	c.arrived.Signal()
+	if free { // else whoever writes will look when it is done
+		c.arrived.Signal()
+	}
 	return nil
+}
+
+// lead reports whether the caller is to write its own op: it is the only one.
+func (c *Committer[Op, Res]) lead() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.writing || c.queue.len > 0 {
+		return false
+	}
+	c.writing = true
+	return true
+}
+
+// writeOwn writes an op alone. The caller leads.
+func (c *Committer[Op, Res]) writeOwn(op Op) (Res, error) {
+	defer fatal()
+	c.ownOp[0] = op
+	err := c.commit(c.ownOp[:], c.ownResult[:])
+	r := c.ownResult[0]
+	if err != nil {
+		r.Err = err
+	}
+	clear(c.ownOp[:]) // so that nothing is kept alive
+	clear(c.ownResult[:])
+	c.release()
+	return r.Value, r.Err
+}
+
+// fatal makes a panic of commit end the process, though a caller further up may
+// be ready to recover from one. It is to be deferred.
+func fatal() {
+	if reason := recover(); reason != nil {
+		stack := debug.Stack()
+		go panic(fmt.Sprintf("groupcommit: writing panicked: %v\n%s", reason, stack))
+		select {} // the process ends before this does
+	}
+}
+
+// release lets the next one write.
+func (c *Committer[Op, Res]) release() {
+	c.mu.Lock()
+	c.writing = false
+	waiting := c.queue.len > 0 || c.closed
+	c.mu.Unlock()
+	if waiting {
+		c.arrived.Signal()
+	}
 }
 
 // withdraw takes k out of the queue, and reports whether it was still there.
@@ -177,18 +239,20 @@ func (c *Committer[Op, Res]) run() {
 			b.answer(c.commit(b.ops, b.results[:len(b.ops)]))
 		}
 		b.reset()
+		c.release()
 	}
 }
 
-// gather waits until something is queued and moves as much of it as fits into
+// gather waits until something is queued and nobody writes, and moves as much of it as fits into
 // b, which is empty. It reports false once the committer is closed and nothing
 // is left to write.
 func (c *Committer[Op, Res]) gather(b *batch[Op, Res]) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.queue.len == 0 && !c.closed {
+	for c.writing || c.queue.len == 0 && !c.closed {
 		c.arrived.Wait()
 	}
+	c.writing = true // also at the end: there is nobody left to write
 	for len(b.calls) < c.batchMax && c.queue.len > 0 {
 		k := c.queue.first
 		c.queue.remove(k)
