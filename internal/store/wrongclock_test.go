@@ -124,7 +124,7 @@ func TestClockBackAndRight(t *testing.T) {
 		time.Sleep(11 * time.Minute)
 		do(t, s, acquire("a", ""), quota.Done)
 		shift = 30 * 24 * time.Hour // and a reading does not believe what the writer would not
-		if now := s.Status(t.Context()).LedgerTime; now.Sub(time.Now()) > time.Minute {
+		if now := s.Status(t.Context()).LedgerTime; time.Until(now) > time.Minute {
 			t.Errorf("the status shows %v", now)
 		}
 		if d, err := s.Check(t.Context(), acquire("a", "")); err != nil || d.Balances[0].Used != 1 {
