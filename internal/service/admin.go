@@ -2,15 +2,7 @@ package service
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
-
-	"google.golang.org/grpc"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
 	"github.com/quotad/quotad/internal/quota"
@@ -33,7 +25,7 @@ func (a adminServer) SetBucket(ctx context.Context, req *quotadv1.SetBucketReque
 	if ps != nil {
 		return nil, invalid(ps)
 	}
-	d, err := a.s.apply(ctx, who, quota.SetBucket{Principal: who.Name, Reason: req.GetReason(), Name: name, Settings: settings})
+	d, err := a.s.apply(ctx, who, quota.SetBucket{Reason: req.GetReason(), Name: name, Settings: settings})
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +39,7 @@ func (a adminServer) DeleteBucket(ctx context.Context, req *quotadv1.DeleteBucke
 	if err != nil {
 		return nil, err
 	}
-	d, err := a.s.apply(ctx, who, quota.DeleteBucket{Principal: who.Name, Reason: req.GetReason(), Name: req.GetName()})
+	d, err := a.s.apply(ctx, who, quota.DeleteBucket{Reason: req.GetReason(), Name: req.GetName()})
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +53,7 @@ func (a adminServer) Apply(ctx context.Context, req *quotadv1.ApplyRequest) (*qu
 		return nil, err
 	}
 	op := quota.ApplySet{
-		Principal: who.Name, Reason: req.GetReason(), Source: quota.SourceAPI, ValidateOnly: req.GetValidateOnly(),
+		Reason: req.GetReason(), Source: quota.SourceAPI, ValidateOnly: req.GetValidateOnly(),
 		Buckets: make(map[string]quota.Settings, len(req.GetBuckets())),
 	}
 	var ps quota.Problems
@@ -100,7 +92,7 @@ func (a adminServer) SetOverride(ctx context.Context, req *quotadv1.SetOverrideR
 		return nil, invalid(ps)
 	}
 	op := quota.SetOverride{
-		Principal: who.Name, Reason: req.GetReason(), Bucket: quota.Bucket(req.GetBucket()), Unit: quota.Unit(req.GetUnit()),
+		Reason: req.GetReason(), Bucket: quota.Bucket(req.GetBucket()), Unit: quota.Unit(req.GetUnit()),
 		Span: spanOf(req.GetWindow()), Label: req.GetLabel(),
 	}
 	if req.Limit != nil {
@@ -125,65 +117,11 @@ func (a adminServer) ResetUsage(ctx context.Context, req *quotadv1.ResetUsageReq
 		return nil, invalid(ps)
 	}
 	d, err := a.s.apply(ctx, who, quota.Reset{
-		Principal: who.Name, Reason: req.GetReason(), Bucket: quota.Bucket(req.GetBucket()), Unit: quota.Unit(req.GetUnit()),
+		Reason: req.GetReason(), Bucket: quota.Bucket(req.GetBucket()), Unit: quota.Unit(req.GetUnit()),
 		Span: spanOf(req.GetWindow()), ValidateOnly: req.GetValidateOnly(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &quotadv1.ResetUsageResponse{Before: balances(d.Before), After: balances(d.After)}, nil
-}
-
-// backupChunk is how many bytes of a backup one message carries.
-const backupChunk = 64 << 10
-
-// Backup sends a verified copy of the ledger. The copy is a file of its own by then, so that a slow reader holds up nothing.
-func (a adminServer) Backup(_ *quotadv1.BackupRequest, stream grpc.ServerStreamingServer[quotadv1.BackupResponse]) error {
-	if _, err := caller(stream.Context()); err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp(a.s.c.BackupDir, "backup-*")
-	if err != nil {
-		return failure(fmt.Errorf("making room for a backup: %w", err))
-	}
-	defer func() {
-		if err := os.RemoveAll(dir); err != nil {
-			a.s.c.Log.Error("a backup that was sent stays behind", "dir", dir, "error", err)
-		}
-	}()
-	path := filepath.Join(dir, "quotad.db")
-	if err := a.s.c.Ledger.Backup(stream.Context(), path); err != nil {
-		return failure(fmt.Errorf("making a backup: %w", err))
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return failure(fmt.Errorf("reading the backup: %w", err))
-	}
-	defer f.Close() //nolint:errcheck // nothing was written to it
-	return sendFile(f, stream)
-}
-
-func sendFile(f *os.File, stream grpc.ServerStreamingServer[quotadv1.BackupResponse]) error {
-	info, err := f.Stat()
-	if err != nil {
-		return failure(fmt.Errorf("reading the backup: %w", err))
-	}
-	resp := &quotadv1.BackupResponse{Size: info.Size()}
-	sum := sha256.New()
-	chunk := make([]byte, backupChunk)
-	for {
-		n, err := f.Read(chunk)
-		if errors.Is(err, io.EOF) {
-			return stream.Send(&quotadv1.BackupResponse{Sha256: hex.EncodeToString(sum.Sum(nil))})
-		}
-		if err != nil {
-			return failure(fmt.Errorf("reading the backup: %w", err))
-		}
-		sum.Write(chunk[:n])
-		resp.Chunk = chunk[:n]
-		if err := stream.Send(resp); err != nil {
-			return err
-		}
-		resp = &quotadv1.BackupResponse{}
-	}
 }

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -110,8 +111,11 @@ func denialText(d quota.Decision) string {
 	if more := len(d.Violations) - 1; more > 0 {
 		text += fmt.Sprintf(", and %d more", more)
 	}
-	if d.RetryAt.IsZero() {
+	switch never := func(v quota.Violation) bool { return v.Never }; {
+	case d.RetryAt.IsZero() && slices.ContainsFunc(d.Violations, never):
 		return text + "; no wait can help"
+	case d.RetryAt.IsZero():
+		return text + "; no time is known at which it could pass"
 	}
 	return text + "; resets at " + d.RetryAt.Format(time.RFC3339)
 }

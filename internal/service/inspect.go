@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
@@ -13,8 +14,17 @@ import (
 	"github.com/quotad/quotad/internal/window"
 )
 
-// pageDefault is how many results a page has where nothing is said.
-const pageDefault = 100
+const (
+	// pageDefault is how many results a page has where nothing is said.
+	pageDefault = 100
+
+	// pageBytesMax is where a page ends although it may have more results. It is well below what one message may have, as a
+	// page passes it by up to one result. A page of counts never gets there: they are small, and a page has 1,000.
+	pageBytesMax = 1 << 20
+
+	// viewsAtOnce is how many buckets are read in one snapshot. A bucket may have many counts.
+	viewsAtOnce = 200
+)
 
 // inspectServer answers reads.
 type inspectServer struct {
@@ -56,13 +66,32 @@ func (i inspectServer) ListBuckets(ctx context.Context, req *quotadv1.ListBucket
 	if ps != nil {
 		return nil, invalid(ps)
 	}
-	views, next, err := i.s.c.Ledger.Buckets(ctx, q)
-	if err != nil {
-		return nil, failure(err)
-	}
-	resp := &quotadv1.ListBucketsResponse{NextPageToken: next}
-	for _, v := range views {
-		resp.Buckets = append(resp.Buckets, view(v))
+	return i.listBuckets(ctx, q)
+}
+
+// listBuckets reads a page from several snapshots, until it has enough results or bytes.
+func (i inspectServer) listBuckets(ctx context.Context, q store.BucketQuery) (*quotadv1.ListBucketsResponse, error) {
+	resp := &quotadv1.ListBucketsResponse{}
+	bytes := 0
+	for left := q.Max; left > 0; left = q.Max - len(resp.GetBuckets()) {
+		part := q
+		part.Max = min(left, viewsAtOnce)
+		views, next, err := i.s.c.Ledger.Buckets(ctx, part)
+		if err != nil {
+			return nil, failure(err)
+		}
+		for n, v := range views {
+			found := view(v)
+			resp.Buckets = append(resp.Buckets, found)
+			bytes += proto.Size(found)
+			if bytes >= pageBytesMax && (n+1 < len(views) || next != "") {
+				resp.NextPageToken = v.Name
+				return resp, nil
+			}
+		}
+		if q.After, resp.NextPageToken = next, next; next == "" {
+			break
+		}
 	}
 	return resp, nil
 }
@@ -154,17 +183,29 @@ func (i inspectServer) ListAudit(ctx context.Context, req *quotadv1.ListAuditReq
 	if err != nil {
 		return nil, failure(err)
 	}
+	return auditPage(records, next), nil
+}
+
+// auditPage returns the first of these records, as many as one page may have by its bytes.
+func auditPage(records []quota.AuditRecord, next int64) *quotadv1.ListAuditResponse {
 	resp := &quotadv1.ListAuditResponse{}
+	bytes := 0
+	for i, r := range records {
+		record := &quotadv1.AuditRecord{
+			Sequence: r.Sequence, Time: timestamp(r.Time), Principal: r.Principal, Action: r.Action, Bucket: r.Bucket,
+			Before: r.Before, After: r.After, Reason: r.Reason,
+		}
+		resp.Records = append(resp.Records, record)
+		bytes += proto.Size(record)
+		if bytes >= pageBytesMax && i+1 < len(records) {
+			next = r.Sequence
+			break
+		}
+	}
 	if next > 0 {
 		resp.NextPageToken = strconv.FormatInt(next, 10)
 	}
-	for _, r := range records {
-		resp.Records = append(resp.Records, &quotadv1.AuditRecord{
-			Sequence: r.Sequence, Time: timestamp(r.Time), Principal: r.Principal, Action: r.Action, Bucket: r.Bucket,
-			Before: r.Before, After: r.After, Reason: r.Reason,
-		})
-	}
-	return resp, nil
+	return resp
 }
 
 // GetStatus describes the daemon.

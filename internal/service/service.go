@@ -3,7 +3,10 @@ package service
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -29,9 +32,11 @@ type Ledger interface {
 	Audit(context.Context, store.AuditQuery) (records []quota.AuditRecord, next int64, err error)
 	// Status tells how the ledger is.
 	Status(context.Context) store.Status
+	// Now returns the time by which the ledger counts; it never goes back.
+	Now() time.Time
 	// Revision rises with every commit that changed anything.
 	Revision() int64
-	// Backup writes a verified copy to a new file at path.
+	// Backup writes a consistent copy to a new file at path, and checks its structure, not what its records say.
 	Backup(ctx context.Context, path string) error
 }
 
@@ -42,12 +47,15 @@ type Config struct {
 	Version   string          // of the daemon, for GetStatus
 	Engine    string          // what the ledger is kept in: "bbolt" or "memory"
 	Problems  func() []string // what is wrong besides the ledger's own problems; nil means nothing
-	BackupDir string          // where a backup is written before it is sent; "" means the directory for temporary files
+	BackupDir string          // where a backup is written before it is sent, of this daemon alone; "" means that for temporary files
 	Stopping  <-chan struct{} // closed when the daemon stops, to end streams; nil means never
 }
 
 // Service implements the three services of the contract.
-type Service struct{ c Config }
+type Service struct {
+	c         Config
+	backingUp sync.Mutex // held while a backup is made and sent
+}
 
 // New returns a Service.
 func New(c Config) *Service {
@@ -57,7 +65,7 @@ func New(c Config) *Service {
 	if c.Problems == nil {
 		c.Problems = func() []string { return nil }
 	}
-	return &Service{c}
+	return &Service{c: c}
 }
 
 // Register makes a server answer the three services.
@@ -67,11 +75,41 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	quotadv1.RegisterAdminServiceServer(r, adminServer{s: s})
 }
 
-// apply has the ledger make one change. The caller is a parameter, so that none can be forgotten.
-func (s *Service) apply(ctx context.Context, _ auth.Principal, op quota.Op) (quota.Decision, error) {
+// apply has the ledger make one change, in the name of who calls. It is the only place that says who that is.
+func (s *Service) apply(ctx context.Context, who auth.Principal, op quota.Op) (quota.Decision, error) {
+	op, err := inNameOf(who, op)
+	if err != nil {
+		return quota.Decision{}, failure(err)
+	}
 	d, err := s.c.Ledger.Apply(ctx, op)
 	if err != nil {
 		return d, failure(err)
 	}
 	return d, refusal(ctx, d)
+}
+
+// inNameOf returns op as a change by who. An op that is not told apart here is refused, so that none is made in nobody's name.
+func inNameOf(who auth.Principal, op quota.Op) (quota.Op, error) {
+	switch op := op.(type) {
+	case quota.Acquire:
+		op.Principal = who.Name
+		return op, nil
+	case quota.SetBucket:
+		op.Principal = who.Name
+		return op, nil
+	case quota.DeleteBucket:
+		op.Principal = who.Name
+		return op, nil
+	case quota.ApplySet:
+		op.Principal = who.Name
+		return op, nil
+	case quota.SetOverride:
+		op.Principal = who.Name
+		return op, nil
+	case quota.Reset:
+		op.Principal = who.Name
+		return op, nil
+	default:
+		return nil, fmt.Errorf("a caller cannot make a %T", op)
+	}
 }

@@ -2,13 +2,10 @@ package service_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"io"
 	"net"
-	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,7 +27,6 @@ import (
 	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/service"
 	"github.com/quotad/quotad/internal/store"
-	"github.com/quotad/quotad/internal/store/boltengine"
 	"github.com/quotad/quotad/internal/store/memengine"
 	"github.com/quotad/quotad/internal/window"
 )
@@ -42,6 +38,7 @@ type rig struct {
 	quotadv1.AdminServiceClient
 	store *store.Store
 	stop  chan struct{}
+	dir   string // where backups are made
 	close func()
 }
 
@@ -62,6 +59,7 @@ func serve(t *testing.T, s *store.Store, l service.Ledger, opts ...func(*service
 		o(&c)
 	}
 	server := grpc.NewServer(
+		grpc.WaitForHandlers(true),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			return next(auth.NewContext(ctx, auth.Local()), req)
 		}),
@@ -79,7 +77,7 @@ func serve(t *testing.T, s *store.Store, l service.Ledger, opts ...func(*service
 		t.Fatal(err)
 	}
 	return &rig{
-		quotadv1.NewQuotaServiceClient(conn), quotadv1.NewInspectServiceClient(conn), quotadv1.NewAdminServiceClient(conn), s, stop,
+		quotadv1.NewQuotaServiceClient(conn), quotadv1.NewInspectServiceClient(conn), quotadv1.NewAdminServiceClient(conn), s, stop, c.BackupDir,
 		sync.OnceFunc(func() {
 			if err := errors.Join(conn.Close()); err != nil {
 				t.Error(err)
@@ -210,7 +208,18 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	check(get("a", "id", 2), codes.AlreadyExists, service.ReasonRequestIDReused)
-	check(get("c", "", 1), codes.FailedPrecondition, service.ReasonTooManyBuckets)
+	err = get("c", "", 1)
+	check(err, codes.FailedPrecondition, service.ReasonTooManyBuckets)
+	if !strings.Contains(err.Error(), `bucket: "c" is not declared`) {
+		t.Errorf("%v", err)
+	}
+	for n := range 64 { // with the calls one too many
+		_, err = r.Acquire(ctx, &quotadv1.AcquireRequest{Bucket: "a", Charges: []*quotadv1.Charge{{Unit: "u" + strconv.Itoa(n)}}})
+	}
+	check(err, codes.FailedPrecondition, service.ReasonTooManyBuckets)
+	if !strings.Contains(err.Error(), `unit: "u63" is not limited by "a"`) {
+		t.Errorf("%v", err)
+	}
 	_, err = r.SetBucket(ctx, &quotadv1.SetBucketRequest{Bucket: &quotadv1.Bucket{Name: "declared"}})
 	check(err, codes.FailedPrecondition, service.ReasonDeclaredInFile)
 	_, err = r.Apply(ctx, &quotadv1.ApplyRequest{Buckets: []*quotadv1.Bucket{{Name: "declared"}}})
@@ -340,93 +349,6 @@ func TestNobody(t *testing.T) {
 				t.Errorf("%s: %v", full, err)
 			}
 		}
-	}
-}
-
-// A watcher gets everything once, then what changed, and the new day when it comes; the daemon's end ends it.
-func TestWatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := start(t, memengine.New(), fifty)
-		defer r.close()
-		ctx := t.Context()
-		acquire := func() {
-			if _, err := r.Acquire(ctx, &quotadv1.AcquireRequest{Bucket: "app/a"}); err != nil {
-				t.Error(err)
-			}
-		}
-		acquire()
-		w, err := r.WatchUsage(ctx, &quotadv1.WatchUsageRequest{Prefix: "app"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		next := func(full bool, used int64, day string) {
-			t.Helper()
-			resp, err := w.Recv()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if b := resp.GetBalances(); resp.GetFull() != full || len(b) != 1 || b[0].GetUsed() != used || b[0].GetWindowLabel() != day {
-				t.Errorf("%v", resp)
-			}
-		}
-		next(true, 1, "2000-01-01")
-		acquire()
-		acquire()
-		next(false, 3, "2000-01-01")
-		time.Sleep(24*time.Hour + time.Second/2) // between two looks of the watcher
-		next(false, 0, "2000-01-02")
-		acquire()
-		next(false, 1, "2000-01-02")
-		close(r.stop)
-		if _, err := w.Recv(); status.Code(err) != codes.Unavailable || reason(err) != service.ReasonShuttingDown {
-			t.Errorf("at the end: %v", err)
-		}
-	})
-}
-
-// A backup is a ledger: it has the counts, and its sum is right.
-func TestBackup(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "data")
-	e, err := boltengine.Open(dir, boltengine.Options{Create: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := start(t, e, fifty)
-	defer r.close()
-	if _, err := r.Acquire(t.Context(), &quotadv1.AcquireRequest{Bucket: "a", RequestId: "id"}); err != nil {
-		t.Fatal(err)
-	}
-	stream, err := r.Backup(t.Context(), &quotadv1.BackupRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.New()
-	var size, got int64
-	var said string
-	for {
-		resp, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		size += resp.GetSize()
-		got += int64(len(resp.GetChunk()))
-		sum.Write(resp.GetChunk())
-		said = resp.GetSha256()
-	}
-	if got == 0 || got != size || said != hex.EncodeToString(sum.Sum(nil)) {
-		t.Errorf("%d bytes of %d, sum %s", got, size, said)
-	}
-	mem := start(t, memengine.New(), fifty)
-	defer mem.close()
-	none, err := mem.Backup(t.Context(), &quotadv1.BackupRequest{})
-	if err == nil {
-		_, err = none.Recv()
-	}
-	if err == nil || !strings.Contains(err.Error(), "memory") {
-		t.Errorf("a backup of memory: %v", err)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -36,6 +38,8 @@ const (
 	ReasonShuttingDown    = "SHUTTING_DOWN"
 	ReasonStorageFull     = "STORAGE_FULL"
 	ReasonOutcomeUnknown  = "OUTCOME_UNKNOWN"
+	ReasonBackupRunning   = "BACKUP_RUNNING"
+	ReasonBackupNoRoom    = "BACKUP_NO_ROOM"
 	ReasonNotYet          = "NOT_IN_THIS_VERSION"
 )
 
@@ -65,14 +69,21 @@ func refusal(ctx context.Context, d quota.Decision) error {
 		return fail(codes.NotFound, ReasonUnknownBucket,
 			fmt.Sprintf("bucket: %q is not declared, nor is a parent of it, and there is no default", d.Detail))
 	case quota.TooManyNames:
-		return fail(codes.FailedPrecondition, ReasonTooManyBuckets,
-			fmt.Sprintf("bucket: %q is not declared, and as many undeclared names as are allowed have been counted today", d.Detail))
+		return fail(codes.FailedPrecondition, ReasonTooManyBuckets, tooManyText(d.Detail))
 	case quota.DeclaredInFile:
 		return fail(codes.FailedPrecondition, ReasonDeclaredInFile,
 			fmt.Sprintf("name: %q is declared in the buckets file; change it there", d.Detail))
 	default:
 		return status.Errorf(codes.Internal, "the ledger answered with %v", d.Outcome)
 	}
+}
+
+// tooManyText tells which bound on what nobody declared was reached: that on names, or that on the units of one bucket.
+func tooManyText(detail string) string {
+	if bucket, unit, ok := strings.Cut(detail, ": unit "); ok { // the name of a bucket has no space
+		return fmt.Sprintf("unit: %s is not limited by %q, which has counts of %d units today already; no more may begin", unit, bucket, quota.UnitsMax)
+	}
+	return fmt.Sprintf("bucket: %q is not declared, and as many undeclared names as are allowed have been counted today", detail)
 }
 
 // denied is a status rather than an answer, because code that looks only at the error must fail closed.
@@ -147,6 +158,19 @@ func failure(err error) error {
 	default:
 		return status.Error(codes.Internal, err.Error())
 	}
+}
+
+// backupFailure turns what went wrong with a backup into a status. That there is no room for the copy says nothing about the
+// ledger, which may still have room.
+func backupFailure(err error) error {
+	if errors.Is(err, syscall.ENOSPC) && !errors.Is(err, store.ErrUnknown) {
+		return fail(codes.Unavailable, ReasonBackupNoRoom, err.Error())
+	}
+	return failure(err)
+}
+
+func backupRunning() error {
+	return fail(codes.Unavailable, ReasonBackupRunning, "another backup is being made or sent; try again when it has ended")
 }
 
 // later answers what is in the contract and not in this version.

@@ -1,7 +1,9 @@
 package service
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,8 +20,13 @@ const (
 	watchMin     = 100 * time.Millisecond
 	watchMax     = time.Hour
 
-	// watchBalancesMax is how many counts one watcher may follow. Its memory and its readings grow with them.
+	// watchBalancesMax is how many current counts one watcher may follow, and how many one message has. Its memory and its
+	// readings grow with them.
 	watchBalancesMax = 10_000
+
+	// watchAsksMax is how many buckets one look asks the ledger for because they are not listed any more. The counts of others
+	// are sent without their new window.
+	watchAsksMax = 100
 )
 
 // WatchUsage sends counts as they change. It reads the ledger by itself now and then, and only when something was committed,
@@ -30,7 +37,7 @@ func (i inspectServer) WatchUsage(req *quotadv1.WatchUsageRequest, stream grpc.S
 		return err
 	}
 	var ps quota.Problems
-	w := watcher{s: i.s, prefix: checkPrefix(&ps, req.GetPrefix()), sent: make(map[countKey]*quotadv1.Balance)}
+	w := watcher{s: i.s, prefix: checkPrefix(&ps, req.GetPrefix())}
 	interval := watchDefault
 	if req.GetInterval() != nil {
 		interval = req.GetInterval().AsDuration()
@@ -43,15 +50,18 @@ func (i inspectServer) WatchUsage(req *quotadv1.WatchUsageRequest, stream grpc.S
 	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	for {
-		resp, err := w.look(ctx)
-		if err != nil {
-			return err
-		}
-		if resp != nil {
-			if err := stream.Send(resp); err != nil {
+	for waiting := []*quotadv1.WatchUsageResponse(nil); ; {
+		if len(waiting) == 0 {
+			var err error
+			if waiting, err = w.look(ctx); err != nil {
 				return err
 			}
+		}
+		if len(waiting) > 0 {
+			if err := stream.Send(waiting[0]); err != nil {
+				return err
+			}
+			waiting = waiting[1:]
 		}
 		select {
 		case <-ctx.Done():
@@ -69,76 +79,116 @@ type countKey struct {
 	window       quotadv1.Window
 }
 
+func keyOf(b *quotadv1.Balance) countKey {
+	return countKey{b.GetBucket(), b.GetUnit(), b.GetWindow()}
+}
+
 type watcher struct {
 	s        *Service
 	prefix   quota.Bucket
-	sent     map[countKey]*quotadv1.Balance
-	started  bool
+	sent     map[countKey]*quotadv1.Balance // what is current, as it was sent; nil before the first look
 	revision int64
 	minute   int64
 }
 
-// look returns what has changed since it looked last; nil if nothing has. The first is a full picture.
-func (w *watcher) look(ctx context.Context) (*quotadv1.WatchUsageResponse, error) {
-	ledger := w.s.c.Ledger
-	revision, now := ledger.Revision(), ledger.Status(ctx).LedgerTime
-	if minute := now.Unix() / 60; w.started && revision == w.revision && minute == w.minute {
+// look returns what has changed since it looked last, in as many messages as that takes; none if nothing has. The first look
+// has one message, which is a full picture.
+func (w *watcher) look(ctx context.Context) ([]*quotadv1.WatchUsageResponse, error) {
+	revision, now := w.s.c.Ledger.Revision(), w.s.c.Ledger.Now()
+	first, minute := w.sent == nil, now.Unix()/60
+	if !first && revision == w.revision && minute == w.minute {
 		return nil, nil // windows end on the minute, if nothing else happens
 	}
-	w.revision, w.minute = revision, now.Unix()/60
-	resp := &quotadv1.WatchUsageResponse{Full: !w.started, Time: timestamppb.New(now)}
-	w.started = true
-	listed := make(map[string]bool)
+	w.revision, w.minute = revision, minute
+	current, listed, err := w.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var changed []*quotadv1.Balance
+	for key, b := range current {
+		if before := w.sent[key]; before == nil || !proto.Equal(before, b) {
+			changed = append(changed, b)
+		}
+	}
+	gone, err := w.gone(ctx, current, listed)
+	if err != nil {
+		return nil, err
+	}
+	w.sent = current
+	sortBalances(changed)
+	changed = append(changed, gone...)
+	var out []*quotadv1.WatchUsageResponse
+	for some := range slices.Chunk(changed, watchBalancesMax) {
+		out = append(out, &quotadv1.WatchUsageResponse{Balances: some, Time: timestamppb.New(now)})
+	}
+	if first && out == nil {
+		out = append(out, &quotadv1.WatchUsageResponse{Time: timestamppb.New(now)})
+	}
+	if first {
+		out[0].Full = true
+	}
+	return out, nil
+}
+
+// read returns the counts that are current, and the names of the buckets that are listed.
+func (w *watcher) read(ctx context.Context) (current map[countKey]*quotadv1.Balance, listed map[string]bool, err error) {
+	current, listed = make(map[countKey]*quotadv1.Balance), make(map[string]bool)
 	for after := ""; ; {
-		views, next, err := ledger.Buckets(ctx, store.BucketQuery{Prefix: w.prefix, After: after, Max: store.PageMax})
+		views, next, err := w.s.c.Ledger.Buckets(ctx, store.BucketQuery{Prefix: w.prefix, After: after, Max: viewsAtOnce})
 		if err != nil {
-			return nil, failure(err)
+			return nil, nil, failure(err)
 		}
 		for _, v := range views {
 			listed[v.Name] = true
-			w.compare(v, resp)
+			for _, b := range v.Balances {
+				now := balance(b)
+				current[keyOf(now)] = now
+			}
 		}
-		if len(w.sent) > watchBalancesMax {
+		if len(current) > watchBalancesMax {
 			var ps quota.Problems
 			ps.Add("prefix", "%q has more than %d counts; watch a part of it", w.prefix, watchBalancesMax)
-			return nil, invalid(ps)
+			return nil, nil, invalid(ps)
 		}
 		if after = next; next == "" {
-			break
+			return current, listed, nil
 		}
 	}
-	if err := w.compareGone(ctx, listed, resp); err != nil {
-		return nil, err
-	}
-	if len(resp.Balances) == 0 && !resp.Full {
-		return nil, nil
-	}
-	return resp, nil
 }
 
-// compareGone looks at what was sent and is not listed any more: its windows have ended, and nobody has charged the new ones.
-func (w *watcher) compareGone(ctx context.Context, listed map[string]bool, resp *quotadv1.WatchUsageResponse) error {
+// gone returns, at nothing used, the counts that were current and are not any more: their windows have ended, and nobody has
+// charged the new ones. What the new window is, and its limit, is asked of a bounded number of buckets.
+func (w *watcher) gone(ctx context.Context, current map[countKey]*quotadv1.Balance, listed map[string]bool) ([]*quotadv1.Balance, error) {
+	var gone []*quotadv1.Balance
 	for key := range w.sent {
-		if listed[key.bucket] {
-			continue
+		if current[key] == nil {
+			gone = append(gone, &quotadv1.Balance{Bucket: key.bucket, Unit: key.unit, Window: key.window})
 		}
-		listed[key.bucket] = true
-		v, err := w.s.c.Ledger.Bucket(ctx, key.bucket)
-		if err != nil {
-			return failure(err)
-		}
-		w.compare(v, resp)
 	}
-	return nil
+	sortBalances(gone)
+	fresh := make(map[countKey]*quotadv1.Balance)
+	asked := make(map[string]bool)
+	for i, b := range gone {
+		if name := b.GetBucket(); !listed[name] && !asked[name] && len(asked) < watchAsksMax {
+			asked[name] = true
+			v, err := w.s.c.Ledger.Bucket(ctx, name)
+			if err != nil {
+				return nil, failure(err)
+			}
+			for _, b := range balances(v.Balances) {
+				fresh[keyOf(b)] = b
+			}
+		}
+		if known := fresh[keyOf(b)]; known != nil {
+			gone[i] = known
+		}
+	}
+	return gone, nil
 }
 
-func (w *watcher) compare(v quota.View, resp *quotadv1.WatchUsageResponse) {
-	for _, b := range v.Balances {
-		now := balance(b)
-		key := countKey{now.GetBucket(), now.GetUnit(), now.GetWindow()}
-		if before := w.sent[key]; before == nil || !proto.Equal(before, now) {
-			w.sent[key] = now
-			resp.Balances = append(resp.Balances, now)
-		}
-	}
+func sortBalances(bs []*quotadv1.Balance) {
+	slices.SortFunc(bs, func(a, b *quotadv1.Balance) int {
+		return cmp.Or(cmp.Compare(a.GetBucket(), b.GetBucket()), cmp.Compare(a.GetUnit(), b.GetUnit()),
+			cmp.Compare(a.GetWindow(), b.GetWindow()))
+	})
 }

@@ -847,9 +847,9 @@ const file_quotad_v1_admin_proto_rawDesc = "" +
 	"\tSetBucket\x12\x1b.quotad.v1.SetBucketRequest\x1a\x1c.quotad.v1.SetBucketResponse\"\x03\x90\x02\x02\x12T\n" +
 	"\fDeleteBucket\x12\x1e.quotad.v1.DeleteBucketRequest\x1a\x1f.quotad.v1.DeleteBucketResponse\"\x03\x90\x02\x02\x12?\n" +
 	"\x05Apply\x12\x17.quotad.v1.ApplyRequest\x1a\x18.quotad.v1.ApplyResponse\"\x03\x90\x02\x02\x12Q\n" +
-	"\vSetOverride\x12\x1d.quotad.v1.SetOverrideRequest\x1a\x1e.quotad.v1.SetOverrideResponse\"\x03\x90\x02\x02\x12N\n" +
+	"\vSetOverride\x12\x1d.quotad.v1.SetOverrideRequest\x1a\x1e.quotad.v1.SetOverrideResponse\"\x03\x90\x02\x00\x12N\n" +
 	"\n" +
-	"ResetUsage\x12\x1c.quotad.v1.ResetUsageRequest\x1a\x1d.quotad.v1.ResetUsageResponse\"\x03\x90\x02\x02\x12D\n" +
+	"ResetUsage\x12\x1c.quotad.v1.ResetUsageRequest\x1a\x1d.quotad.v1.ResetUsageResponse\"\x03\x90\x02\x00\x12D\n" +
 	"\x06Backup\x12\x18.quotad.v1.BackupRequest\x1a\x19.quotad.v1.BackupResponse\"\x03\x90\x02\x010\x01B1Z/github.com/quotad/quotad/gen/quotad/v1;quotadv1b\x06proto3"
 
 var (

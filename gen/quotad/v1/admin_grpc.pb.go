@@ -43,11 +43,15 @@ type AdminServiceClient interface {
 	// Makes a whole set the declared one: adds, changes, and takes away what is not in it, all or nothing. What the buckets file
 	// declares is left alone.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
-	// Gives one bucket another limit in one window: "100, but only today".
+	// Gives one bucket another limit in one window: "100, but only today". With a label it may be sent again. Without one it means
+	// the window that is current when it arrives, which may be the next one by then, so it is not declared idempotent.
 	SetOverride(ctx context.Context, in *SetOverrideRequest, opts ...grpc.CallOption) (*SetOverrideResponse, error)
 	// Sets used to zero in the current windows of a bucket. Reservations stay held; history shows the count after the reset.
+	// Every sending also forgets what was charged since the one before, so it is not declared idempotent: look at the counts before
+	// it is sent again. With validate_only it may be.
 	ResetUsage(ctx context.Context, in *ResetUsageRequest, opts ...grpc.CallOption) (*ResetUsageResponse, error)
-	// Sends a consistent, verified copy of the ledger's file.
+	// Sends a consistent copy of the ledger's file, one at a time. The server has checked the structure of the copy by then, but not
+	// what its records say: quotactl backup reads every record of what it received.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 }
 
@@ -142,11 +146,15 @@ type AdminServiceServer interface {
 	// Makes a whole set the declared one: adds, changes, and takes away what is not in it, all or nothing. What the buckets file
 	// declares is left alone.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
-	// Gives one bucket another limit in one window: "100, but only today".
+	// Gives one bucket another limit in one window: "100, but only today". With a label it may be sent again. Without one it means
+	// the window that is current when it arrives, which may be the next one by then, so it is not declared idempotent.
 	SetOverride(context.Context, *SetOverrideRequest) (*SetOverrideResponse, error)
 	// Sets used to zero in the current windows of a bucket. Reservations stay held; history shows the count after the reset.
+	// Every sending also forgets what was charged since the one before, so it is not declared idempotent: look at the counts before
+	// it is sent again. With validate_only it may be.
 	ResetUsage(context.Context, *ResetUsageRequest) (*ResetUsageResponse, error)
-	// Sends a consistent, verified copy of the ledger's file.
+	// Sends a consistent copy of the ledger's file, one at a time. The server has checked the structure of the copy by then, but not
+	// what its records say: quotactl backup reads every record of what it received.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	mustEmbedUnimplementedAdminServiceServer()
 }

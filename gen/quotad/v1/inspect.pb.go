@@ -121,7 +121,7 @@ type ListBucketsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this bucket and those below it; absent means all.
 	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	// The most to send: 1 to 1,000; absent means 100.
+	// The most to send: 1 to 1,000; absent means 100. A page also ends at about 1 MiB.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; absent for the first.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -349,7 +349,7 @@ type ListUsageRequest struct {
 	To string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
 	// Only this unit; absent means all.
 	Unit string `protobuf:"bytes,5,opt,name=unit,proto3" json:"unit,omitempty"`
-	// The most to send: 1 to 1,000; absent means 100.
+	// The most to send: 1 to 1,000; absent means 100. A page also ends at about 1 MiB.
 	PageSize int32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; absent for the first.
 	PageToken     string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -498,7 +498,7 @@ type ListReservationsRequest struct {
 	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	// Only this state; absent means all.
 	State ReservationState `protobuf:"varint,2,opt,name=state,proto3,enum=quotad.v1.ReservationState" json:"state,omitempty"`
-	// The most to send: 1 to 1,000; absent means 100.
+	// The most to send: 1 to 1,000; absent means 100. A page also ends at about 1 MiB.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; absent for the first.
 	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -677,7 +677,9 @@ func (x *WatchUsageRequest) GetInterval() *durationpb.Duration {
 // The counts that changed.
 type WatchUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The counts as they stand, in current windows. The first message has all of them, later ones those that changed.
+	// The counts as they stand, in current windows. The first message has all of them, later ones those that changed. A count
+	// that is not current any more, as its window ended and nobody has charged it since, is sent once with 0 used and 0 held, and
+	// then no more until it is charged. Its window is the new one, or has neither start, end nor window_label if that is unknown.
 	Balances []*Balance `protobuf:"bytes,1,rep,name=balances,proto3" json:"balances,omitempty"`
 	// Whether this message is a full picture rather than a change: the first, and after the watcher fell behind.
 	Full bool `protobuf:"varint,2,opt,name=full,proto3" json:"full,omitempty"`
@@ -743,7 +745,7 @@ type ListAuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only changes of this bucket and those below it; absent means all.
 	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	// The most to send: 1 to 1,000; absent means 100.
+	// The most to send: 1 to 1,000; absent means 100. A page also ends at about 1 MiB.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; absent for the first.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -811,7 +813,8 @@ type AuditRecord struct {
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// Who made it.
 	Principal string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
-	// What was done: "set_bucket", "delete_bucket", "apply", "set_override", "reset", "configure", "restore", "accept_clock".
+	// What was done: "set_bucket", "delete_bucket", "apply", "set_override", "reset", "configure", "adopt", "restore",
+	// "accept_clock".
 	Action string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
 	// The bucket or pattern it was done to; empty where it concerns the daemon.
 	Bucket string `protobuf:"bytes,5,opt,name=bucket,proto3" json:"bucket,omitempty"`

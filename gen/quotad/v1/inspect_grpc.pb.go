@@ -44,7 +44,8 @@ type InspectServiceClient interface {
 	ListUsage(ctx context.Context, in *ListUsageRequest, opts ...grpc.CallOption) (*ListUsageResponse, error)
 	// Lists reservations, open and ended, while their receipts live.
 	ListReservations(ctx context.Context, in *ListReservationsRequest, opts ...grpc.CallOption) (*ListReservationsResponse, error)
-	// Sends the current counts under a prefix, and then those that changed, at most once an interval.
+	// Sends the current counts under a prefix, and then those that changed, at most once an interval. At most 10,000 counts may be
+	// current under the prefix.
 	WatchUsage(ctx context.Context, in *WatchUsageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchUsageResponse], error)
 	// Lists the administrative changes, newest first.
 	ListAudit(ctx context.Context, in *ListAuditRequest, opts ...grpc.CallOption) (*ListAuditResponse, error)
@@ -153,7 +154,8 @@ type InspectServiceServer interface {
 	ListUsage(context.Context, *ListUsageRequest) (*ListUsageResponse, error)
 	// Lists reservations, open and ended, while their receipts live.
 	ListReservations(context.Context, *ListReservationsRequest) (*ListReservationsResponse, error)
-	// Sends the current counts under a prefix, and then those that changed, at most once an interval.
+	// Sends the current counts under a prefix, and then those that changed, at most once an interval. At most 10,000 counts may be
+	// current under the prefix.
 	WatchUsage(*WatchUsageRequest, grpc.ServerStreamingServer[WatchUsageResponse]) error
 	// Lists the administrative changes, newest first.
 	ListAudit(context.Context, *ListAuditRequest) (*ListAuditResponse, error)

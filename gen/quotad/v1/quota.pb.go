@@ -4,23 +4,29 @@
 //
 //   OK                   decided and durable: it survives a crash and a power cut.
 //   RESOURCE_EXHAUSTED   with ErrorInfo{reason: "LIMIT_EXCEEDED", domain: "quotad"}: denied; nothing was charged. Do not make
-//                        the call. Details: QuotaFailure, RetryInfo (absent if no wait helps), Denial. Without that ErrorInfo
-//                        the code is gRPC's own (a message too large, say) and says nothing about quota.
+//                        the call. Details: QuotaFailure, RetryInfo (absent if no wait is known to help), Denial. Without that
+//                        ErrorInfo the code is gRPC's own (a message too large, say) and says nothing about quota.
 //   INVALID_ARGUMENT     the request is malformed; BadRequest names every field at fault. Nothing was charged.
 //   ALREADY_EXISTS       reason "REQUEST_ID_REUSED": the request_id was used before for something else. Nothing was charged.
 //   NOT_FOUND            reason "UNKNOWN_BUCKET": the bucket is not declared and the default is off; or there is no such
 //                        reservation. Nothing was charged.
-//   FAILED_PRECONDITION  reason "TOO_MANY_BUCKETS": the bound on live undeclared names is reached; reason "DECLARED_IN_FILE": a
-//                        change to what the buckets file declares; reason "ALREADY_SETTLED": settled before with other
-//                        amounts. Nothing was charged.
+//   FAILED_PRECONDITION  reason "TOO_MANY_BUCKETS": the bound on live undeclared names is reached, or the bucket has
+//                        counts of 64 units today and does not limit this one; reason "DECLARED_IN_FILE": a change to what the
+//                        buckets file declares; reason "ALREADY_SETTLED": settled before with other amounts. Nothing was
+//                        charged.
 //   DATA_LOSS            reason "RECORD_CORRUPT": a record of this bucket fails its checksum; refused rather than guessed.
-//   PERMISSION_DENIED    the caller may not do this.
-//   UNIMPLEMENTED        this version of the daemon does not have the method yet.
+//                        Nothing was charged.
+//   UNAUTHENTICATED      the server does not know who is calling. Nothing was charged.
+//   PERMISSION_DENIED    the caller may not do this. Nothing was charged.
+//   UNIMPLEMENTED        this version of the daemon does not have the method, or a field of it, yet. Nothing was charged.
 //   UNAVAILABLE          quotad cannot decide now: overloaded ("OVERLOADED", nothing was charged), shutting down
 //                        ("SHUTTING_DOWN", nothing was charged), no room to write ("STORAGE_FULL", nothing was charged), or its
-//                        disk failed ("OUTCOME_UNKNOWN"). Without an ErrorInfo: perhaps. Send the same request_id again.
+//                        disk failed ("OUTCOME_UNKNOWN": perhaps). Without an ErrorInfo: perhaps. Send the same request_id
+//                        again. Of Backup alone: another one is being made ("BACKUP_RUNNING"), or there is no room for
+//                        the copy ("BACKUP_NO_ROOM"); the ledger itself goes on.
+//   CANCELLED            the caller gave the call up: perhaps, as far as the caller can know. Send the same request_id again.
 //   DEADLINE_EXCEEDED    perhaps: send the same request_id again to learn the one true answer.
-//   INTERNAL             a defect in quotad; perhaps.
+//   INTERNAL             a defect in quotad: perhaps. Send the same request_id again.
 //
 // UNAVAILABLE, DEADLINE_EXCEEDED and INTERNAL are the codes at which an application decides for itself whether to go on without
 // a quota (fail open) or not (fail closed, the default of every guard of this project).
@@ -705,10 +711,10 @@ const file_quotad_v1_quota_proto_rawDesc = "" +
 	"\bbalances\x18\x02 \x03(\v2\x12.quotad.v1.BalanceR\bbalances\x12)\n" +
 	"\x06denial\x18\x03 \x01(\v2\x11.quotad.v1.DenialR\x06denial2\xe5\x02\n" +
 	"\fQuotaService\x12E\n" +
-	"\aAcquire\x12\x19.quotad.v1.AcquireRequest\x1a\x1a.quotad.v1.AcquireResponse\"\x03\x90\x02\x02\x12B\n" +
+	"\aAcquire\x12\x19.quotad.v1.AcquireRequest\x1a\x1a.quotad.v1.AcquireResponse\"\x03\x90\x02\x00\x12B\n" +
 	"\x06Settle\x12\x18.quotad.v1.SettleRequest\x1a\x19.quotad.v1.SettleResponse\"\x03\x90\x02\x02\x12E\n" +
 	"\aRelease\x12\x19.quotad.v1.ReleaseRequest\x1a\x1a.quotad.v1.ReleaseResponse\"\x03\x90\x02\x02\x12B\n" +
-	"\x06Extend\x12\x18.quotad.v1.ExtendRequest\x1a\x19.quotad.v1.ExtendResponse\"\x03\x90\x02\x02\x12?\n" +
+	"\x06Extend\x12\x18.quotad.v1.ExtendRequest\x1a\x19.quotad.v1.ExtendResponse\"\x03\x90\x02\x00\x12?\n" +
 	"\x05Check\x12\x17.quotad.v1.CheckRequest\x1a\x18.quotad.v1.CheckResponse\"\x03\x90\x02\x01B1Z/github.com/quotad/quotad/gen/quotad/v1;quotadv1b\x06proto3"
 
 var (

@@ -4,23 +4,29 @@
 //
 //   OK                   decided and durable: it survives a crash and a power cut.
 //   RESOURCE_EXHAUSTED   with ErrorInfo{reason: "LIMIT_EXCEEDED", domain: "quotad"}: denied; nothing was charged. Do not make
-//                        the call. Details: QuotaFailure, RetryInfo (absent if no wait helps), Denial. Without that ErrorInfo
-//                        the code is gRPC's own (a message too large, say) and says nothing about quota.
+//                        the call. Details: QuotaFailure, RetryInfo (absent if no wait is known to help), Denial. Without that
+//                        ErrorInfo the code is gRPC's own (a message too large, say) and says nothing about quota.
 //   INVALID_ARGUMENT     the request is malformed; BadRequest names every field at fault. Nothing was charged.
 //   ALREADY_EXISTS       reason "REQUEST_ID_REUSED": the request_id was used before for something else. Nothing was charged.
 //   NOT_FOUND            reason "UNKNOWN_BUCKET": the bucket is not declared and the default is off; or there is no such
 //                        reservation. Nothing was charged.
-//   FAILED_PRECONDITION  reason "TOO_MANY_BUCKETS": the bound on live undeclared names is reached; reason "DECLARED_IN_FILE": a
-//                        change to what the buckets file declares; reason "ALREADY_SETTLED": settled before with other
-//                        amounts. Nothing was charged.
+//   FAILED_PRECONDITION  reason "TOO_MANY_BUCKETS": the bound on live undeclared names is reached, or the bucket has
+//                        counts of 64 units today and does not limit this one; reason "DECLARED_IN_FILE": a change to what the
+//                        buckets file declares; reason "ALREADY_SETTLED": settled before with other amounts. Nothing was
+//                        charged.
 //   DATA_LOSS            reason "RECORD_CORRUPT": a record of this bucket fails its checksum; refused rather than guessed.
-//   PERMISSION_DENIED    the caller may not do this.
-//   UNIMPLEMENTED        this version of the daemon does not have the method yet.
+//                        Nothing was charged.
+//   UNAUTHENTICATED      the server does not know who is calling. Nothing was charged.
+//   PERMISSION_DENIED    the caller may not do this. Nothing was charged.
+//   UNIMPLEMENTED        this version of the daemon does not have the method, or a field of it, yet. Nothing was charged.
 //   UNAVAILABLE          quotad cannot decide now: overloaded ("OVERLOADED", nothing was charged), shutting down
 //                        ("SHUTTING_DOWN", nothing was charged), no room to write ("STORAGE_FULL", nothing was charged), or its
-//                        disk failed ("OUTCOME_UNKNOWN"). Without an ErrorInfo: perhaps. Send the same request_id again.
+//                        disk failed ("OUTCOME_UNKNOWN": perhaps). Without an ErrorInfo: perhaps. Send the same request_id
+//                        again. Of Backup alone: another one is being made ("BACKUP_RUNNING"), or there is no room for
+//                        the copy ("BACKUP_NO_ROOM"); the ledger itself goes on.
+//   CANCELLED            the caller gave the call up: perhaps, as far as the caller can know. Send the same request_id again.
 //   DEADLINE_EXCEEDED    perhaps: send the same request_id again to learn the one true answer.
-//   INTERNAL             a defect in quotad; perhaps.
+//   INTERNAL             a defect in quotad: perhaps. Send the same request_id again.
 //
 // UNAVAILABLE, DEADLINE_EXCEEDED and INTERNAL are the codes at which an application decides for itself whether to go on without
 // a quota (fail open) or not (fail closed, the default of every guard of this project).
@@ -60,7 +66,8 @@ const (
 // Takes, settles and gives back quota.
 type QuotaServiceClient interface {
 	// Takes amounts before a call: all of them or none, durable before it answers. A denial is RESOURCE_EXHAUSTED and costs
-	// nothing. With a request_id it may be sent again, for at least 24 hours, and charges once.
+	// nothing. With a request_id it may be sent again, for at least 24 hours, and charges once. Without one every sending charges,
+	// so it is not declared idempotent: nothing on the way may send it again by itself.
 	Acquire(ctx context.Context, in *AcquireRequest, opts ...grpc.CallOption) (*AcquireResponse, error)
 	// Replaces what a reservation holds by what was really used, in the windows that admitted it. Never refused for being over
 	// the limit: money already spent is recorded as overage.
@@ -68,7 +75,8 @@ type QuotaServiceClient interface {
 	// Gives a reservation back, or undoes a plain acquire while its receipt lives: the call failed before it cost anything.
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 	// Keeps a reservation longer, and takes more for it: a stream that goes on. Denied like an Acquire; the reservation then
-	// stands as it was.
+	// stands as it was. With an extend_id it may be sent again. Without one every sending holds from its own time, so it is not
+	// declared idempotent.
 	Extend(ctx context.Context, in *ExtendRequest, opts ...grpc.CallOption) (*ExtendResponse, error)
 	// Says what an Acquire of the same charges would answer now. Charges nothing; another caller may be first.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
@@ -139,7 +147,8 @@ func (c *quotaServiceClient) Check(ctx context.Context, in *CheckRequest, opts .
 // Takes, settles and gives back quota.
 type QuotaServiceServer interface {
 	// Takes amounts before a call: all of them or none, durable before it answers. A denial is RESOURCE_EXHAUSTED and costs
-	// nothing. With a request_id it may be sent again, for at least 24 hours, and charges once.
+	// nothing. With a request_id it may be sent again, for at least 24 hours, and charges once. Without one every sending charges,
+	// so it is not declared idempotent: nothing on the way may send it again by itself.
 	Acquire(context.Context, *AcquireRequest) (*AcquireResponse, error)
 	// Replaces what a reservation holds by what was really used, in the windows that admitted it. Never refused for being over
 	// the limit: money already spent is recorded as overage.
@@ -147,7 +156,8 @@ type QuotaServiceServer interface {
 	// Gives a reservation back, or undoes a plain acquire while its receipt lives: the call failed before it cost anything.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// Keeps a reservation longer, and takes more for it: a stream that goes on. Denied like an Acquire; the reservation then
-	// stands as it was.
+	// stands as it was. With an extend_id it may be sent again. Without one every sending holds from its own time, so it is not
+	// declared idempotent.
 	Extend(context.Context, *ExtendRequest) (*ExtendResponse, error)
 	// Says what an Acquire of the same charges would answer now. Charges nothing; another caller may be first.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)

@@ -583,7 +583,8 @@ type Denial struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Every limit that refused, not only the first. In a status at most 6, as clients bound what a status may carry.
 	Violations []*Violation `protobuf:"bytes,1,rep,name=violations,proto3" json:"violations,omitempty"`
-	// The first instant at which this very request could pass, were nothing else taken; absent if never.
+	// The first instant at which this very request could pass, were nothing else taken; absent if never, or if it is too far
+	// ahead to be looked for.
 	RetryAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
 	// The refusal in a sentence.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
@@ -822,7 +823,9 @@ type Reservation struct {
 	// When it expires, or expired, if nobody settles it.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// What was really used; set once it is settled.
-	Settled       []*Charge `protobuf:"bytes,7,rep,name=settled,proto3" json:"settled,omitempty"`
+	Settled []*Charge `protobuf:"bytes,7,rep,name=settled,proto3" json:"settled,omitempty"`
+	// Who made it. An id is scoped to its caller: two callers may use the same one.
+	Principal     string `protobuf:"bytes,8,opt,name=principal,proto3" json:"principal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -906,6 +909,13 @@ func (x *Reservation) GetSettled() []*Charge {
 	return nil
 }
 
+func (x *Reservation) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
 var File_quotad_v1_types_proto protoreflect.FileDescriptor
 
 const file_quotad_v1_types_proto_rawDesc = "" +
@@ -962,7 +972,7 @@ const file_quotad_v1_types_proto_rawDesc = "" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x120\n" +
 	"\ton_expiry\x18\x04 \x01(\x0e2\x13.quotad.v1.OnExpiryR\bonExpiry\x12 \n" +
 	"\vdescription\x18\x05 \x01(\tR\vdescription\x12)\n" +
-	"\x06source\x18\x06 \x01(\x0e2\x11.quotad.v1.SourceR\x06source\"\xcb\x02\n" +
+	"\x06source\x18\x06 \x01(\x0e2\x11.quotad.v1.SourceR\x06source\"\xe9\x02\n" +
 	"\vReservation\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\tR\x06bucket\x12\x1d\n" +
 	"\n" +
@@ -973,7 +983,8 @@ const file_quotad_v1_types_proto_rawDesc = "" +
 	"createTime\x12;\n" +
 	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12+\n" +
-	"\asettled\x18\a \x03(\v2\x11.quotad.v1.ChargeR\asettled*\x99\x01\n" +
+	"\asettled\x18\a \x03(\v2\x11.quotad.v1.ChargeR\asettled\x12\x1c\n" +
+	"\tprincipal\x18\b \x01(\tR\tprincipal*\x99\x01\n" +
 	"\x06Window\x12\x16\n" +
 	"\x12WINDOW_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rWINDOW_MINUTE\x10\x01\x12\x0f\n" +

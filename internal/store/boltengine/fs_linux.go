@@ -2,6 +2,7 @@ package boltengine
 
 import (
 	"fmt"
+	"math"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,22 @@ func refuseNetworkFS(dir string) error {
 		return fmt.Errorf("asking for the file system of %s: %w", dir, err)
 	}
 	return refuseMagic(dir, int64(s.Type)&0xffffffff) //nolint:unconvert // it has 32 bits, and a sign, on some machines
+}
+
+// freeSpace returns how many bytes may be written below dir by who is not root.
+func freeSpace(dir string) (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return 0, err
+	}
+	size := uint64(s.Frsize) //nolint:gosec // not negative
+	if size == 0 {
+		size = uint64(s.Bsize) //nolint:gosec // not negative
+	}
+	if s.Bavail > math.MaxInt64/max(size, 1) {
+		return math.MaxInt64, nil
+	}
+	return int64(s.Bavail * size), nil //nolint:gosec // looked at above
 }
 
 // refuseMagic is refuseNetworkFS for a file system that is known.

@@ -8,11 +8,22 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 )
 
+// copyMargin is how many bytes a copy leaves free on its file system, so that whoever else writes there, perhaps the ledger
+// itself, does not find it full.
+const copyMargin = 64 << 20
+
 // Snapshot writes a consistent copy to a new file at path, which it syncs and checks. It holds one view open while it copies, so
-// the data file grows by what is written meanwhile. If it fails, it leaves no file.
-func (e *Engine) Snapshot(ctx context.Context, path string) (err error) {
+// the data file grows by what is written meanwhile. If it fails, it leaves no file. Where the file system tells how much is free,
+// a copy that would leave less than 64 MiB is not begun; the error is then syscall.ENOSPC, which says nothing about the ledger.
+func (e *Engine) Snapshot(ctx context.Context, path string) error {
+	return e.snapshot(ctx, path, freeSpace)
+}
+
+// snapshot is Snapshot on a file system that has so many bytes free.
+func (e *Engine) snapshot(ctx context.Context, path string, free func(dir string) (int64, error)) (err error) {
 	if err := e.enter(ctx); err != nil {
 		return err
 	}
@@ -22,7 +33,8 @@ func (e *Engine) Snapshot(ctx context.Context, path string) (err error) {
 		return fmt.Errorf("creating the copy: %w", err)
 	}
 	w := &ctxWriter{ctx: ctx, w: f}
-	if err = e.copyTo(w); w.err != nil {
+	room := func(need int64) error { return enough(filepath.Dir(path), need, free) }
+	if err = e.copyTo(w, room); w.err != nil {
 		err = w.err // bbolt keeps only its text
 	}
 	err = errors.Join(err, f.Sync(), f.Close())
@@ -35,15 +47,32 @@ func (e *Engine) Snapshot(ctx context.Context, path string) (err error) {
 	return syncDir(filepath.Dir(path))
 }
 
-func (e *Engine) copyTo(w io.Writer) (err error) {
+// copyTo writes a consistent copy to w, if there is room for as many bytes.
+func (e *Engine) copyTo(w io.Writer, room func(need int64) error) (err error) {
 	defer e.recoverFault(debug.SetPanicOnFault(true), &err)
 	t, err := e.db.Begin(false)
 	if err != nil {
 		return e.die(fmt.Errorf("beginning a view: %w", err))
 	}
 	defer func() { _ = t.Rollback() }()
+	if err := room(t.Size()); err != nil {
+		return err
+	}
 	_, err = t.WriteTo(w)
 	return err
+}
+
+// enough refuses a copy that would not leave copyMargin free.
+func enough(dir string, need int64, free func(dir string) (int64, error)) error {
+	has, err := free(dir)
+	if err != nil {
+		return fmt.Errorf("asking how much is free in %s: %w", dir, err)
+	}
+	if has-copyMargin < need {
+		return fmt.Errorf("the copy has %d bytes and is to leave %d free, and %s has %d: %w",
+			need, int64(copyMargin), dir, has, syscall.ENOSPC)
+	}
+	return nil
 }
 
 // ctxWriter stops a copy when its caller has gone, and remembers what stopped it.

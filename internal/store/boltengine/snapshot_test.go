@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/quotad/quotad/internal/store"
@@ -85,6 +87,49 @@ func TestSnapshotRefuses(t *testing.T) {
 	shut(t, e)
 	if err := e.Snapshot(t.Context(), path); !errors.Is(err, store.ErrClosed) {
 		t.Errorf("%v, want ErrClosed", err)
+	}
+}
+
+// A copy for which there is no room is not begun, and its error is not taken for that of a full ledger.
+func TestSnapshotNeedsRoom(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, filepath.Join(dir, "data"), Options{Create: true})
+	if _, err := fillUp(e, "ballast", 5000); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "copy")
+	bytes, _ := e.Size()
+	for _, c := range []struct {
+		free int64
+		ok   bool
+	}{{0, false}, {bytes, false}, {copyMargin, false}, {bytes + copyMargin, true}} {
+		err := e.snapshot(t.Context(), path, func(of string) (int64, error) {
+			if of != dir {
+				t.Errorf("asked how much is free in %s, want %s", of, dir)
+			}
+			return c.free, nil
+		})
+		if c.ok != (err == nil) || !c.ok && !errors.Is(err, syscall.ENOSPC) || errors.Is(err, store.ErrFull) || errors.Is(err, store.ErrUnknown) {
+			t.Errorf("with %d bytes free: %v", c.free, err)
+		}
+		if _, err := os.Stat(path); c.ok != (err == nil) {
+			t.Errorf("with %d bytes free the copy is there: %v", c.free, err)
+		}
+	}
+	blind := errors.New("cannot tell")
+	err := e.snapshot(t.Context(), filepath.Join(dir, "second"), func(string) (int64, error) { return 0, blind })
+	if !errors.Is(err, blind) {
+		t.Errorf("%v, want %v", err, blind)
+	}
+	if err := put(e, "a", "k", "v"); err != nil {
+		t.Errorf("the ledger after a copy that was refused: %v", err)
+	}
+	shut(t, e)
+	if free, err := freeSpace(dir); err != nil || free <= 0 {
+		t.Errorf("%d bytes free, %v", free, err)
+	}
+	if _, err := freeSpace(filepath.Join(dir, "missing")); err == nil && runtime.GOOS == "linux" {
+		t.Error("a directory that is missing has room")
 	}
 }
 
