@@ -213,13 +213,15 @@ func (a *app) explainStatus(st *status.Status) refusal {
 // reasonHints say what to do about a refusal, by the reason that quotad gives.
 var reasonHints = map[string]string{
 	"UNKNOWN_BUCKET":    `declare it with quotactl set, as in: quotactl set NAME "50 calls/day"`,
-	"TOO_MANY_BUCKETS":  `declare the bucket, or a pattern such as "acme/*" for all of its kind, with quotactl set`,
+	"TOO_MANY_BUCKETS":  `declare the bucket, or a pattern such as "acme/*" for all of its kind, or a limit for the unit, with quotactl set`,
 	"DECLARED_IN_FILE":  "that is the file of quotad --buckets; it is read again when it changes",
 	"REQUEST_ID_REUSED": "one id stands for one request; leave --id out to have a fresh one",
 	"RECORD_CORRUPT":    "stop quotad, see what quotactl verify finds in its data directory, and restore a backup",
 	"OVERLOADED":        "nothing was changed; try again in a moment",
 	"SHUTTING_DOWN":     "nothing was changed; try again when quotad is back",
 	"STORAGE_FULL":      "nothing was changed; make room on the disk, or raise the size limit of quotad's file",
+	"BACKUP_RUNNING":    "one backup is made at a time; try again when it is done",
+	"BACKUP_NO_ROOM":    "the copy is made beside quotad's file first; make room on that disk",
 	"OUTCOME_UNKNOWN":   "quotad's disk failed and it stops; look at the machine's log before you start it again",
 }
 

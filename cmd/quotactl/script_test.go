@@ -44,7 +44,8 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE") != "",
 		Setup: func(e *testscript.Env) error {
-			e.Vars = append(e.Vars, "ZONE="+noonZone(time.Now()), "QUOTAD_SERVER=unix://"+e.WorkDir+"/s.sock")
+			e.Vars = append(e.Vars, "ZONE="+noonZone(time.Now()), "QUOTAD_SERVER=unix://"+e.WorkDir+"/s.sock",
+				"SOON="+time.Now().AddDate(0, 1, 0).Format(time.DateOnly)) // a day on which an override may begin
 			e.Values[worldKey{}] = &world{}
 			return nil
 		},

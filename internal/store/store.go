@@ -296,7 +296,7 @@ func (s *Store) Close() error {
 	return errors.Join(err, s.engine.Close())
 }
 
-// Backup writes a consistent copy of the ledger to a new file at path, with mode 0600, and checks every record of it.
+// Backup writes a consistent copy of the ledger to a new file at path, with mode 0600, and checks its structure.
 func (s *Store) Backup(ctx context.Context, path string) error {
 	e, ok := s.engine.(Snapshotter)
 	if !ok {
