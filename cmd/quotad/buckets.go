@@ -124,6 +124,18 @@ func (b *bucketsFile) apply(ctx context.Context, declared map[string]quota.Setti
 	return d.Changes, nil
 }
 
+// adopt makes what a buckets file declared the API's own, for a start without one: else nobody could change it any more. Where
+// the ledger does not keep that, as there is no room, say, the daemon goes on: what is declared is in force all the same.
+func adopt(ctx context.Context, ledger applier, log *slog.Logger) {
+	d, err := ledger.Apply(ctx, quota.Adopt{Principal: "quotad"})
+	switch {
+	case err != nil:
+		log.Warn("what a buckets file had declared cannot be changed by calls until a start that can write", "error", err)
+	case len(d.Changes) > 0:
+		log.Info("there is no buckets file now: what one had declared can be changed by calls", "declared", len(d.Changes))
+	}
+}
+
 func (b *bucketsFile) logChanges(changes []quota.Change) {
 	for i, c := range changes {
 		if i == changesShown {

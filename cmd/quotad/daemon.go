@@ -99,7 +99,7 @@ func (d *daemon) close(signals <-chan os.Signal) error {
 // it to the ledger.
 func (d *daemon) readBuckets() (declare func(context.Context) error, err error) {
 	if d.c.Buckets == "" {
-		return func(context.Context) error { return nil }, nil
+		return func(ctx context.Context) error { adopt(ctx, d.ledger, d.log); return nil }, nil
 	}
 	d.buckets = &bucketsFile{path: d.c.Buckets, log: d.log, observe: d.metrics.ObserveLoad, now: time.Now, explain: d.explain}
 	declared, sum, err := d.buckets.read()

@@ -119,6 +119,34 @@ func TestBucketsFileRefusals(t *testing.T) {
 	}
 }
 
+// adopter is a ledger that is asked to adopt.
+type adopter struct {
+	answer quota.Decision
+	err    error
+	got    quota.Op
+}
+
+func (l *adopter) Apply(_ context.Context, op quota.Op) (quota.Decision, error) {
+	l.got = op
+	return l.answer, l.err
+}
+
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	two := quota.Decision{Outcome: quota.Done, Changes: make([]quota.Change, 2)}
+	for want, l := range map[string]*adopter{
+		"":                                     {answer: quota.Decision{Outcome: quota.Done}},
+		"can be changed by calls\" declared=2": {answer: two},
+		"error=\"" + store.ErrFull.Error() + "\"": {err: store.ErrFull},
+	} {
+		var log bytes.Buffer
+		adopt(t.Context(), l, slog.New(slog.NewTextHandler(&log, nil)))
+		if l.got != (quota.Adopt{Principal: "quotad"}) || !strings.Contains(log.String(), want) || want == "" && log.Len() > 0 {
+			t.Errorf("applied %+v and logged %q, want %q", l.got, log.String(), want)
+		}
+	}
+}
+
 // TestBucketsFileIsTriedAgain: what is wrong with the ledger is not wrong with the file, and does not wait for it to change.
 func TestBucketsFileIsTriedAgain(t *testing.T) {
 	t.Parallel()

@@ -52,6 +52,7 @@ const patience = 20 * time.Second
 //	probe NAME PATH CODE RE   waits until GET PATH on its admin address answers so
 //	health NAME STATUS        waits until gRPC health says so
 //	acquire NAME BUCKET CODE  takes one call
+//	declare NAME BUCKET CODE  sets a bucket of 2 calls a day
 //	flood NAME                takes calls until there is no room for more
 //	hold NAME                 opens a call that ends with the script
 func TestScript(t *testing.T) {
@@ -65,7 +66,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"start": start, "signal": sendSignal, "insist": insist, "ended": ended, "exits": exits, "logged": logged, "probe": probe,
-			"health": health, "acquire": acquire, "flood": flood, "hold": hold,
+			"health": health, "acquire": acquire, "declare": declare, "flood": flood, "hold": hold,
 		},
 	})
 }
@@ -277,6 +278,16 @@ func health(ts *testscript.TestScript, neg bool, args []string) {
 func acquire(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) == 3, "acquire NAME BUCKET CODE")
 	_, err := quotadv1.NewQuotaServiceClient(dial(ts, args[0])).Acquire(context.Background(), &quotadv1.AcquireRequest{Bucket: args[1]})
+	if got := status.Code(err).String(); got != args[2] {
+		ts.Fatalf("%s: %v, want %s", args[1], err, args[2])
+	}
+}
+
+func declare(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 3, "declare NAME BUCKET CODE")
+	_, err := quotadv1.NewAdminServiceClient(dial(ts, args[0])).SetBucket(context.Background(), &quotadv1.SetBucketRequest{
+		Bucket: &quotadv1.Bucket{Name: args[1], Limits: []*quotadv1.Limit{{Unit: "calls", Window: quotadv1.Window_WINDOW_DAY, Max: 2}}},
+	})
 	if got := status.Code(err).String(); got != args[2] {
 		ts.Fatalf("%s: %v, want %s", args[1], err, args[2])
 	}

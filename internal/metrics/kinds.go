@@ -14,6 +14,7 @@ const (
 	kindExhaust
 	kindConfigure
 	kindNote
+	kindAdopt
 	kinds
 )
 
@@ -21,13 +22,15 @@ const (
 const outcomes = int(quota.DeclaredInFile) + 1
 
 var kindNames = [kinds]string{
-	"other", "acquire", "set_bucket", "delete_bucket", "apply", "set_override", "reset", "exhaust", "configure", "note",
+	"other", "acquire", "set_bucket", "delete_bucket", "apply", "set_override", "reset", "exhaust", "configure", "note", "adopt",
 }
 
 func kindOf(op quota.Op) int {
 	switch op.(type) {
 	case quota.Acquire:
 		return kindAcquire
+	case quota.Adopt:
+		return kindAdopt
 	case quota.SetBucket:
 		return kindSetBucket
 	case quota.DeleteBucket:

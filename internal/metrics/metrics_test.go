@@ -125,7 +125,7 @@ func TestOpsAreKnown(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := []quota.Op{
-		quota.Acquire{}, quota.SetBucket{}, quota.DeleteBucket{}, quota.ApplySet{}, quota.SetOverride{}, quota.Reset{}, quota.Exhaust{}, quota.Configure{}, quota.Note{},
+		quota.Acquire{}, quota.SetBucket{}, quota.DeleteBucket{}, quota.ApplySet{}, quota.SetOverride{}, quota.Reset{}, quota.Exhaust{}, quota.Configure{}, quota.Note{}, quota.Adopt{},
 	}
 	kindsOf := make(map[string]int)
 	for _, op := range known {

@@ -9,8 +9,9 @@ import (
 	"github.com/quotad/quotad/internal/window"
 )
 
-// windowsAhead bounds how many overrides in a row are looked through for the time at which a refused acquire could pass.
-const windowsAhead = 16
+// windowsAhead bounds how many windows are looked through for the time at which a refused acquire could pass. It is small, as
+// every other request waits meanwhile.
+const windowsAhead = 8
 
 // entry is what one acquire asks of one count.
 type entry struct {
@@ -18,10 +19,12 @@ type entry struct {
 	window   window.Window
 	amount   int64
 	declared Cap // the limit in force but for an override
-	lasting  Cap // the declared limit, which holds in the next window too
+	lasting  Cap // the declared limit, which holds in the next window too; declared differs on the day of a restored backup alone
 	ceiling  Cap
 	account  Account
-	kept     bool // whether anything is kept of the count yet
+
+	limited bool // whether the bucket limits the unit in any window
+	kept    bool // whether anything is kept of the count yet
 }
 
 // plan is an acquire laid out over the counts it touches.
@@ -91,7 +94,7 @@ func replay(s State, now time.Time, r Receipt) (Decision, error) {
 		if err != nil {
 			return Decision{}, err
 		}
-		if ok { // the counts of minutes and hours may have left before the receipt
+		if ok { // a count outlives its receipts, but for a ledger whose clock was set back: there it may have left before them
 			d.Balances = append(d.Balances, standing(book, now, e.Key, a))
 		}
 	}
@@ -130,10 +133,19 @@ func planAcquire(r Reader, now time.Time, op Acquire) (plan, Decision, error) {
 			p.names = append(p.names, liveName{r.Windows().At(window.Day, now, leaf.zone).Label, c.Bucket})
 		}
 	}
+	if len(p.entries) > CountsMax {
+		var ps Problems
+		ps.Add("charges", "touch %d counts, over all buckets, parents and windows; at most %d in one request", len(p.entries), CountsMax)
+		return plan{}, Decision{Outcome: Invalid, Problems: ps}, nil
+	}
 	if err := p.read(); err != nil {
 		return plan{}, Decision{}, err
 	}
-	refusal, err := p.admitNames(book.defaults.UndeclaredLive)
+	refusal, err := p.admitUnits()
+	if err != nil || refusal.Outcome != 0 {
+		return p, refusal, err
+	}
+	refusal, err = p.admitNames(book.defaults.UndeclaredLive)
 	return p, refusal, err
 }
 
@@ -145,6 +157,7 @@ func (p *plan) add(b Bucket, rules *Rules, c Charge) {
 		e := entry{
 			key:    AccountKey{Bucket: b, Unit: c.Unit, Span: sc.span, Label: w.Label},
 			window: w, amount: c.Amount, declared: p.book.limit(rules, c.Unit, w), lasting: sc.cap,
+			limited: limited,
 		}
 		if c.CeilingSpan == sc.span || c.CeilingSpan == 0 && (sc.cap.Set || !limited) {
 			e.ceiling = c.Ceiling
@@ -170,6 +183,34 @@ func (p *plan) read() error {
 		}
 	}
 	return nil
+}
+
+// admitUnits refuses a count of a unit that its bucket does not limit, if it were the first of its day and the bucket had counts
+// of too many units already. It looks nothing up where no such count begins.
+func (p *plan) admitUnits() (Decision, error) {
+	var had map[Bucket]int // units that a bucket has, those of this request included
+	for i := range p.entries {
+		e := &p.entries[i]
+		if e.kept || e.limited || e.key.Span != window.Day {
+			continue
+		}
+		n, known := had[e.key.Bucket]
+		if !known {
+			units, err := p.reader.Units(e.key.Bucket, e.window)
+			if err != nil {
+				return Decision{}, err
+			}
+			n = len(units)
+		}
+		if n >= UnitsMax {
+			return Decision{Outcome: TooManyNames, Detail: fmt.Sprintf("%s: unit %q", e.key.Bucket, e.key.Unit)}, nil
+		}
+		if had == nil {
+			had = make(map[Bucket]int)
+		}
+		had[e.key.Bucket] = n + 1
+	}
+	return Decision{}, nil
 }
 
 // admitNames keeps of p.names those that are new on their day, and refuses if there would be too many.
@@ -219,10 +260,14 @@ func (p *plan) verdict() (Decision, error) {
 	if err != nil {
 		return Decision{}, err
 	}
+	for i := range violations { // an override made for a later window may grant what is too much for what is declared
+		violations[i].Never = violations[i].Never && at.IsZero()
+	}
 	return Decision{Outcome: Denied, Violations: violations, RetryAt: at}, nil
 }
 
-// violations compares by subtraction, which cannot overflow: counts and bounds are never negative.
+// violations compares by subtraction, which cannot overflow: counts and bounds are never negative. Never is what the declared
+// limits say.
 func (p *plan) violations() []Violation {
 	var violations []Violation
 	for i := range p.entries {
@@ -239,8 +284,9 @@ func (p *plan) violations() []Violation {
 		violations = append(violations, Violation{
 			Balance:   balanceIn(e.key, e.window, e.account, e.declared),
 			Requested: e.amount, Cap: bound.Max,
-			Ceiling: bound.Max < most.Max,
-			Never:   e.key.Span == window.Ever || e.amount > next.Max,
+			Ceiling:  bound.Max < most.Max,
+			Restored: e.declared != e.lasting && !e.account.Override.Set,
+			Never:    e.key.Span == window.Ever || e.amount > next.Max,
 		})
 	}
 	return violations
@@ -248,7 +294,8 @@ func (p *plan) violations() []Violation {
 
 // passAt returns when an acquire that is refused could pass if nothing else were taken: when the last window that refuses has
 // ended. The counts of the windows after it have to be looked at too: an override may end with its window, or be made for a
-// later one, and a change of zone may lead to a window that was charged before. Zero if never.
+// later one, and a change of zone may lead to a window that was charged before. Zero if it would not pass in any of the windows
+// looked at.
 func (p *plan) passAt(violations []Violation) (time.Time, error) {
 	later := plan{reader: p.reader, entries: slices.Clone(p.entries)}
 	at := retryAt(violations)
@@ -260,11 +307,11 @@ func (p *plan) passAt(violations []Violation) (time.Time, error) {
 			return time.Time{}, err
 		}
 		if violations = later.violations(); violations == nil {
-			break
+			return at, nil
 		}
 		at = retryAt(violations)
 	}
-	return at, nil
+	return time.Time{}, nil
 }
 
 // move lays a plan out over the windows that hold t.
@@ -293,7 +340,7 @@ func (p *plan) commit(s State, now time.Time, op Acquire) (Decision, error) {
 			e.account.Receipted += e.amount
 		}
 		e.account.Limit = e.declared
-		e.account.Start, e.account.End = e.window.Start, e.window.End
+		e.account.cover(e.window)
 		if err := s.SetAccount(e.key, e.account); err != nil {
 			return Decision{}, err
 		}

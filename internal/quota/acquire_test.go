@@ -260,6 +260,11 @@ func TestRetryAt(t *testing.T) {
 			[]quota.SetOverride{{Label: "2026-11-23", Limit: quota.AtMost(0)}, {Label: "2026-11-24", Limit: quota.AtMost(1)}},
 			5, 2, "2026-11-25T00:00:00Z",
 		},
+		{"tomorrow grants more", "5", "", []quota.SetOverride{{Label: "2026-11-23", Limit: quota.AtMost(20)}}, 0, 10, "2026-11-23T00:00:00Z"},
+		{"tomorrow grants more, but not enough", "5", "", []quota.SetOverride{{Label: "2026-11-23", Limit: quota.AtMost(9)}}, 0, 10, ""},
+		{"the day after grants more", "5", "", []quota.SetOverride{{Label: "2026-11-24", Limit: quota.AtMost(20)}}, 5, 10, "2026-11-24T00:00:00Z"},
+		{"seven days are closed", "5", "", closed(7), 5, 1, "2026-11-30T00:00:00Z"},
+		{"eight days are closed", "5", "", closed(8), 5, 1, ""}, // which is as far as is looked
 		{"tomorrow has less, but enough", "5", "", []quota.SetOverride{{Label: "2026-11-23", Limit: quota.AtMost(1)}}, 5, 1, "2026-11-23T00:00:00Z"},
 		{
 			"a month is closed while minutes refuse", "1/minute, 5/month", "",
@@ -289,9 +294,81 @@ func TestRetryAt(t *testing.T) {
 		if !d.RetryAt.IsZero() {
 			got = d.RetryAt.UTC().Format(time.RFC3339)
 		}
-		if d.Outcome != quota.Denied || got != c.want {
+		if d.Outcome != quota.Denied || got != c.want || got != "" && never(d) {
 			t.Errorf("%s: %v, want %q", c.name, told(d), c.want)
 		}
+	}
+}
+
+// never tells whether a decision says that no wait can help.
+func never(d quota.Decision) bool {
+	return slices.ContainsFunc(d.Violations, func(v quota.Violation) bool { return v.Never })
+}
+
+// closed returns overrides that close the next days of bucket a.
+func closed(days int) []quota.SetOverride {
+	ops := make([]quota.SetOverride, days)
+	for i := range ops {
+		ops[i] = quota.SetOverride{Label: noon.AddDate(0, 0, i+1).Format(time.DateOnly), Limit: quota.AtMost(0)}
+	}
+	return ops
+}
+
+// A client that puts something of its own into the unit comes to an end. Units that the bucket limits are its own affair.
+func TestTooManyUnits(t *testing.T) {
+	t.Parallel()
+	s := newState(t, quota.Defaults{}, declare(map[string]string{"a": "50, 50 tokens/month", "a/b": "", "c": ""}))
+	asking := func(b quota.Bucket, units ...string) quota.Acquire {
+		op := quota.Acquire{Bucket: b}
+		for _, u := range units {
+			op.Charges = append(op.Charges, quota.Charge{Unit: quota.Unit(u), Amount: 1})
+		}
+		return op
+	}
+	step := func(now time.Time, want quota.Outcome, detail string, op quota.Acquire) {
+		t.Helper()
+		writes := s.writes
+		d := s.apply(t, now, op)
+		if d.Outcome != want || d.Detail != detail || want != quota.Done && s.writes != writes {
+			t.Errorf("%v: %v %s after %d writes, want %v %s", op.Charges, told(d), d.Detail, s.writes-writes, want, detail)
+		}
+	}
+	for i := range 62 {
+		step(noon, quota.Done, "", asking("a", fmt.Sprint("id", i)))
+	}
+	step(noon, quota.TooManyNames, `a: unit "z"`, asking("a", "x", "y", "z")) // together they are too many
+	step(noon, quota.Done, "", asking("a", "x", "y"))
+	step(noon, quota.TooManyNames, `a: unit "z"`, asking("a", "z"))
+	step(noon, quota.TooManyNames, `a: unit "z"`, asking("a/b", "z")) // the parent counts it too
+	step(noon, quota.Done, "", asking("a", "id0", "x"))               // the known go on
+	step(noon, quota.Done, "", asking("a", "calls", "tokens"))        // and so do those with a limit
+	step(noon, quota.Done, "", asking("c", "z"))
+	step(noon.Add(12*time.Hour), quota.Done, "", asking("a", "z")) // a new day
+	if d, err := quota.Check(s, noon, valid(t, asking("a", "z"))); err != nil || d.Outcome != quota.TooManyNames {
+		t.Errorf("Check says %v, %v", told(d), err)
+	}
+}
+
+// The work of one request is bounded, as all others wait for it.
+func TestCountsMax(t *testing.T) {
+	t.Parallel()
+	declared := make(map[string]quota.Settings)
+	for n := range quota.SegmentsMax {
+		name := "*" + strings.Repeat("/*", n)
+		declared[name] = quota.Settings{Limits: limits("50/minute, 50/hour, 50/day, 50/week, 50/month, 50/year, 50/ever")}
+	}
+	s := newState(t, quota.Defaults{}, declared)
+	op := quota.Acquire{Bucket: "a"}
+	for i := range 29 { // 7 counts of each, and 49 of their 7 parents
+		op.Charges = append(op.Charges, quota.Charge{Bucket: quota.Bucket(fmt.Sprint("a/b/c/d/e/f/g/", i)), Amount: 1})
+	}
+	if d := s.apply(t, noon, op); d.Outcome != quota.Done || len(s.accounts) != 252 {
+		t.Fatalf("%v, with %d counts", told(d), len(s.accounts))
+	}
+	op.Charges = append(op.Charges, quota.Charge{Bucket: "a/b/c/d/e/f/g/x", Amount: 1})
+	want := []string{"invalid", "charges: touch 259 counts, over all buckets, parents and windows; at most 256 in one request"}
+	if diff := cmp.Diff(want, told(s.apply(t, noon, op))); diff != "" || len(s.accounts) != 252 {
+		t.Errorf("%s, with %d counts", diff, len(s.accounts))
 	}
 }
 
@@ -343,7 +420,7 @@ func TestTooManyNames(t *testing.T) {
 
 func TestReplay(t *testing.T) {
 	t.Parallel()
-	s := newState(t, quota.Defaults{}, declare(map[string]string{"a": "5, 9/minute"}))
+	s := newState(t, quota.Defaults{}, declare(map[string]string{"a": "5, 4/minute"}))
 	op := quota.Acquire{Principal: "p", Bucket: "a", RequestID: "1", Charges: []quota.Charge{{Amount: 2}}}
 	s.apply(t, noon, op)
 	s.apply(t, noon, charge("a", 1))
@@ -355,8 +432,8 @@ func TestReplay(t *testing.T) {
 			t.Errorf("replayed %v: %s", d.Replayed, diff)
 		}
 	}
-	again(noon, "done", "a calls/minute 2026-11-22T12:00:00Z: 3 of 9", "a calls/day 2026-11-22: 3 of 5")
-	again(noon.Add(23*time.Hour), "done", "a calls/minute 2026-11-22T12:00:00Z: 3 of 9", "a calls/day 2026-11-22: 3 of 5")
+	again(noon, "done", "a calls/minute 2026-11-22T12:00:00Z: 3 of 4", "a calls/day 2026-11-22: 3 of 5")
+	again(noon.Add(23*time.Hour), "done", "a calls/minute 2026-11-22T12:00:00Z: 3 of 4", "a calls/day 2026-11-22: 3 of 5")
 	other := op
 	other.Charges = []quota.Charge{{Amount: 3}}
 	if d := s.apply(t, noon, other); d.Outcome != quota.IDReused || d.Detail != "1" || d.Replayed {
@@ -371,9 +448,9 @@ func TestReplay(t *testing.T) {
 	}
 	s.apply(t, noon, quota.SetBucket{Name: "a", Settings: quota.Settings{Limits: limits("4")}})
 	again(noon, "done", "a calls/day 2026-11-22: 3 of 4") // the limit of today, in a window that goes on
-	again(noon.Add(23*time.Hour), "done", "a calls/minute 2026-11-22T12:00:00Z: 3 of 9", "a calls/day 2026-11-22: 3 of 5")
+	again(noon.Add(23*time.Hour), "done", "a calls/minute 2026-11-22T12:00:00Z: 3 of 4", "a calls/day 2026-11-22: 3 of 5")
 	delete(s.accounts, quota.AccountKey{Bucket: "a", Unit: quota.Calls, Span: window.Minute, Label: "2026-11-22T12:00:00Z"})
-	again(noon.Add(71*time.Hour), "done", "a calls/day 2026-11-22: 3 of 5") // counts of minutes leave early
+	again(noon.Add(71*time.Hour), "done", "a calls/day 2026-11-22: 3 of 5") // as where the clock was set back
 }
 
 // A denial keeps no receipt: the same id may be granted later.
@@ -405,11 +482,12 @@ func TestStateFails(t *testing.T) {
 		quota.Reset{Bucket: "a"},
 		quota.Configure{Defaults: quota.Defaults{UndeclaredLive: 1}},
 		quota.Exhaust{},
+		quota.Adopt{},
 		quota.Note{Action: "note"},
 	}
 	for _, op := range ops {
 		for n := 1; ; n++ {
-			s := newState(t, quota.Defaults{Limits: limits("50"), UndeclaredLive: 9}, declare(map[string]string{"a": "5"}))
+			s := newState(t, quota.Defaults{Limits: limits("50"), UndeclaredLive: 9}, map[string]quota.Settings{"a": {Limits: limits("5")}, "f": {Source: quota.SourceFile}})
 			s.apply(t, noon, quota.Acquire{Bucket: "a", RequestID: "old"})
 			s.failIn, s.writes = n, 0
 			_, err := quota.Apply(s, noon, op)

@@ -80,6 +80,29 @@ func applySet(s State, now time.Time, op ApplySet) (Decision, error) {
 	return d, nil
 }
 
+// adopt leaves no trace where the file declared nothing.
+func adopt(s State, now time.Time, op Adopt) (Decision, error) {
+	book, err := s.Book()
+	if err != nil {
+		return Decision{}, err
+	}
+	d := Decision{Outcome: Done}
+	for _, name := range book.Names() {
+		before, _ := book.Settings(name)
+		if before.Source != SourceFile {
+			continue
+		}
+		after := before
+		after.Source = SourceAPI
+		c := Change{Name: name, Before: &before, After: &after}
+		if err := keepChange(s, now, c, AuditRecord{Principal: op.Principal, Action: "adopt"}); err != nil {
+			return Decision{}, err
+		}
+		d.Changes = append(d.Changes, c)
+	}
+	return d, nil
+}
+
 func diffSet(book *Book, op ApplySet) ([]Change, Decision) {
 	var ps Problems
 	checkReason(&ps, op.Reason)
@@ -207,7 +230,8 @@ func setOverride(s State, now time.Time, op SetOverride) (Decision, error) {
 	declared := book.limit(rules, key.Unit, w)
 	d := Decision{Outcome: Done, Before: []Balance{balanceIn(key, w, a, declared)}}
 	changed := a.Override != op.Limit
-	a.Override, a.Limit, a.Start, a.End = op.Limit, declared, w.Start, w.End
+	a.Override, a.Limit = op.Limit, declared
+	a.cover(w)
 	d.After = []Balance{balanceIn(key, w, a, declared)}
 	if !changed {
 		return d, nil
@@ -261,6 +285,9 @@ func planOverride(book *Book, windows *window.Cache, now time.Time, op SetOverri
 			ps.Try("label", err)
 		} else if span != window.Ever && !w.End.After(now) {
 			ps.Add("label", "%s %s has ended; want %s or a later one", span, op.Label, windows.At(span, now, rules.zone).Label)
+		} else if latest := now.Add(OverrideAheadMax); w.Start.After(latest) {
+			ps.Add("label", "%s %s begins more than %d days ahead; want %s or an earlier one", span, op.Label,
+				OverrideAheadMax/(24*time.Hour), windows.At(span, latest, rules.zone).Label)
 		}
 		if ps != nil {
 			return refuse(Decision{Outcome: Invalid, Problems: ps})

@@ -96,6 +96,12 @@ func TestInvalidChanges(t *testing.T) {
 		{quota.SetOverride{Bucket: "a", Span: window.Hour}, []string{"window: a does not count calls by the hour; want day or month"}},
 		{quota.SetOverride{Bucket: "a", Label: "today"}, []string{`label: label "today" of window day: want the form "2026-11-22"`}},
 		{quota.SetOverride{Bucket: "a", Label: "2026-11-21"}, []string{"label: day 2026-11-21 has ended; want 2026-11-22 or a later one"}},
+		{quota.SetOverride{Bucket: "a", Label: "2027-12-28"}, []string{
+			"label: day 2027-12-28 begins more than 400 days ahead; want 2027-12-27 or an earlier one",
+		}},
+		{quota.SetOverride{Bucket: "a", Span: window.Month, Label: "2028-01"}, []string{
+			"label: month 2028-01 begins more than 400 days ahead; want 2027-12 or an earlier one",
+		}},
 		{quota.SetOverride{Bucket: "apia", Label: "2011-12-30"}, []string{
 			`label: label "2011-12-30" belongs to no day in zone Pacific/Apia: the nearest is "2011-12-31"`,
 		}},
@@ -115,6 +121,49 @@ func TestInvalidChanges(t *testing.T) {
 		if diff := cmp.Diff(c.want, got); diff != "" || d.Outcome != quota.Invalid || s.writes != 0 {
 			t.Errorf("%+v: %v after %d writes\n%s", c.op, d.Outcome, s.writes, diff)
 		}
+	}
+}
+
+// An override may be set as far ahead as is said, in the longest windows too.
+func TestOverrideAhead(t *testing.T) {
+	t.Parallel()
+	s := newState(t, quota.Defaults{}, declare(map[string]string{"a": "5, 5/year, 5/ever"}))
+	for _, op := range []quota.SetOverride{{Label: "2027-12-27"}, {Span: window.Year, Label: "2027"}, {Span: window.Ever}} {
+		op.Bucket, op.Limit = "a", quota.AtMost(9)
+		if d := s.apply(t, noon, op); d.Outcome != quota.Done {
+			t.Errorf("%+v: %v", op, told(d))
+		}
+	}
+}
+
+// Without a file all that one declared is the API's, with a record of each.
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	s := newState(t, quota.Defaults{}, declare(map[string]string{"api": "1"}))
+	file := declare(map[string]string{"a": "2", "b/*": ""})
+	s.apply(t, noon, quota.ApplySet{Source: quota.SourceFile, Buckets: file})
+	s.audits = nil
+	d := s.apply(t, noon, quota.Adopt{Principal: "quotad"})
+	want := []string{"done", "a: 2 calls/day; from the buckets file -> 2 calls/day", "b/*: counted only; from the buckets file -> counted only"}
+	if diff := cmp.Diff(want, changed(d)); diff != "" {
+		t.Error(diff)
+	}
+	want = []string{
+		`1 12:00 quotad adopt a: "2 calls/day; from the buckets file" -> "2 calls/day" ()`,
+		`2 12:00 quotad adopt b/*: "counted only; from the buckets file" -> "counted only" ()`,
+	}
+	if diff := cmp.Diff(want, s.trail()); diff != "" {
+		t.Error(diff)
+	}
+	writes := s.writes
+	if d := s.apply(t, noon, quota.Adopt{Principal: "quotad"}); d.Outcome != quota.Done || d.Changes != nil || s.writes != writes {
+		t.Errorf("a second time: %v after %d writes", changed(d), s.writes-writes)
+	}
+	if d := s.apply(t, noon, quota.SetBucket{Name: "a", Settings: quota.Settings{Limits: limits("3")}}); d.Outcome != quota.Done {
+		t.Errorf("a change by the API: %v", changed(d))
+	}
+	if d := s.apply(t, noon, quota.ApplySet{Source: quota.SourceFile, Buckets: file}); d.Outcome != quota.Done || len(d.Changes) != 2 {
+		t.Errorf("the file again: %v", changed(d))
 	}
 }
 

@@ -91,6 +91,8 @@ func sameAnswer(got quota.Decision, want answer) error {
 		return fmt.Errorf("replayed %v, want %v", got.Replayed, want.replayed)
 	case !slices.Equal(got.Balances, want.balances):
 		return fmt.Errorf("balances\n%+v, want\n%+v", got.Balances, want.balances)
+	case !got.RetryAt.Equal(want.retryAt):
+		return fmt.Errorf("come again at %v, want %v", got.RetryAt, want.retryAt)
 	case !slices.Equal(got.Violations, want.violations):
 		return fmt.Errorf("violations\n%+v, want\n%+v", got.Violations, want.violations)
 	case !sameCounts(got.Before, want.before), !sameCounts(got.After, want.after):
@@ -165,11 +167,10 @@ func (c *checker) acquired(op quota.Acquire, d quota.Decision, all []ask) error 
 	return nil
 }
 
-// retry checks that a denied request passes when it was told to come again, and not before. "Never" may be wrong only about a
-// request that is too large for what is declared, and which an override of a later window would let pass.
+// retry checks that a denied request passes when it was told to come again, and not before.
 func (c *checker) retry(op quota.Acquire, d quota.Decision, all []ask) error {
 	at := func(t time.Time) quota.Outcome {
-		ans, _ := c.model.verdict(t, op)
+		ans, _ := c.model.outcome(t, op)
 		return ans.outcome
 	}
 	hopeless := slices.ContainsFunc(d.Violations, func(v quota.Violation) bool { return v.Never })
@@ -187,7 +188,7 @@ func (c *checker) retry(op quota.Acquire, d quota.Decision, all []ask) error {
 		}
 	}
 	if hopeless {
-		return nil
+		return nil // the model has looked ahead
 	}
 	for _, a := range all {
 		if a.key.Span == window.Ever {

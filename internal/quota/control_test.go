@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/window"
 )
 
 // spoiled is a state that is not what it says, where a function is set.
@@ -18,6 +19,7 @@ type spoiled struct {
 	receipt    func(quota.Receipt) (quota.Receipt, bool)
 	setReceipt func(*quota.Receipt)
 	liveNames  func(known bool, n int64) (bool, int64)
+	units      func([]quota.Unit) []quota.Unit
 	declare    func(*quota.Settings) (keep bool)
 	audit      func() (keep bool)
 }
@@ -70,6 +72,14 @@ func (s *spoiled) LiveNames(day string, name quota.Bucket) (bool, int64, error) 
 		known, n = s.liveNames(known, n)
 	}
 	return known, n, err
+}
+
+func (s *spoiled) Units(b quota.Bucket, w window.Window) ([]quota.Unit, error) {
+	units, err := s.State.Units(b, w)
+	if s.units != nil {
+		units = s.units(units)
+	}
+	return units, err
 }
 
 func (s *spoiled) Declare(name string, settings *quota.Settings) error {
@@ -146,6 +156,7 @@ var brokenStates = map[string]spoiled{
 	"receipts lack a count":   {setReceipt: func(r *quota.Receipt) { r.Entries = r.Entries[:len(r.Entries)-1] }},
 	"names without bound":     {liveNames: func(known bool, _ int64) (bool, int64) { return known, -1000 }},
 	"names are always new":    {liveNames: func(_ bool, n int64) (bool, int64) { return false, n }},
+	"units without bound":     {units: func(units []quota.Unit) []quota.Unit { return units[:min(1, len(units))] }},
 	"nothing is taken away":   {declare: func(s *quota.Settings) bool { return s != nil }},
 	"changes leave no trace":  {audit: func() bool { return false }},
 }
@@ -196,6 +207,14 @@ var brokenDecisions = map[string]func(*checker){
 	"a denial is remembered": decide(func(s quota.State, now time.Time, a quota.Acquire, d quota.Decision) (quota.Decision, error) {
 		if d.Outcome == quota.Denied && a.RequestID != "" {
 			return d, s.SetReceipt(quota.ReceiptKey{Principal: a.Principal, RequestID: a.RequestID}, quota.Receipt{Time: now})
+		}
+		return d, nil
+	}),
+	"too much today is too much for ever": decide(func(_ quota.State, _ time.Time, _ quota.Acquire, d quota.Decision) (quota.Decision, error) {
+		for i, v := range d.Violations {
+			if v.Requested > v.Cap && !v.Balance.Overridden && !v.Restored {
+				d.Violations[i].Never, d.RetryAt = true, time.Time{}
+			}
 		}
 		return d, nil
 	}),
@@ -267,6 +286,7 @@ func TestHistoriesMeetEverything(t *testing.T) {
 			"long wait":     d.RetryAt.After(now.Add(40 * 24 * time.Hour)),
 			"many reasons":  len(d.Violations) > 2,
 			"many counts":   len(d.Balances) > 4,
+			"many units":    strings.Contains(d.Detail, ": unit "),
 			"large amounts": d.Outcome == quota.Done && len(a.Charges) > 1 && a.Charges[0].Amount == quota.AmountMax,
 		} {
 			if happened {
@@ -275,8 +295,9 @@ func TestHistoriesMeetEverything(t *testing.T) {
 		}
 		for _, v := range d.Violations {
 			for what, happened := range map[string]bool{
-				"ceiling": v.Ceiling, "override": v.Balance.Overridden, "held": v.Balance.Held > 0,
-				"unlimited": !v.Balance.Limit.Set && v.Cap == quota.CountMax,
+				"ceiling": v.Ceiling, "override": v.Balance.Overridden, "held": v.Balance.Held > 0, "restored": v.Restored,
+				"a later override grants it": v.Requested > v.Cap && !v.Balance.Overridden && !v.Restored && !d.RetryAt.IsZero(),
+				"unlimited":                  !v.Balance.Limit.Set && v.Cap == quota.CountMax,
 			} {
 				if happened {
 					met[what]++
@@ -294,6 +315,7 @@ func TestHistoriesMeetEverything(t *testing.T) {
 	for _, what := range []string{
 		"done", "denied", "invalid", "id_reused", "unknown_bucket", "too_many_names", "replayed", "wait", "never", "long wait",
 		"many reasons", "many counts", "large amounts", "ceiling", "override", "held", "unlimited",
+		"restored", "a later override grants it", "many units",
 	} {
 		if met[what] < 5 {
 			t.Errorf("%s was met %d times in 500 histories, want 5 at least", what, met[what])

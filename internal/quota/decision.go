@@ -18,7 +18,7 @@ const (
 	Invalid                // the request contradicts what is declared; Decision.Problems says how
 	IDReused               // the request id was used before for something else
 	UnknownBucket          // nobody declared the bucket, and the default is off
-	TooManyNames           // the bound on live undeclared names is reached
+	TooManyNames           // the bound on live undeclared names is reached, or that on the units of a bucket
 	DeclaredInFile         // the buckets file declares it, and it has to be changed there
 )
 
@@ -43,12 +43,12 @@ type Decision struct {
 	Replayed   bool        // the request had been granted before, under the same id
 	Balances   []Balance   // Acquire: the counts charged, as they stand now
 	Violations []Violation // Denied: every limit that refused
-	RetryAt    time.Time   // Denied: when this very request could pass if nothing else were taken; zero if never
+	RetryAt    time.Time   // Denied: when this very request could pass if nothing else were taken; zero if never, or not soon
 	Problems   Problems    // Invalid
-	Detail     string      // a refusal's bucket or id, for people
+	Detail     string      // a refusal's bucket, bucket and unit, or id, for people
 
 	Before, After []Balance // Reset, SetOverride: the counts changed
-	Changes       []Change  // SetBucket, DeleteBucket, ApplySet: what is declared otherwise now
+	Changes       []Change  // SetBucket, DeleteBucket, ApplySet, Adopt: what is declared otherwise now
 }
 
 // Change is one difference between two declared sets; nil is not declared.
@@ -89,7 +89,8 @@ type Violation struct {
 	Requested int64   // what the request asked of this count
 	Cap       int64   // the bound that refused: the limit, or the caller's ceiling where that is lower
 	Ceiling   bool    // whether it was the ceiling
-	Never     bool    // whether no wait can help
+	Restored  bool    // whether a backup was restored today, and the limit is 0 until the day ends
+	Never     bool    // whether no wait can help: the count never resets, or it is too much for every window looked at
 }
 
 // String says what refused and how much is left, such as "portfolio: 50 of 50 calls used this day, 1 asked".
@@ -106,15 +107,18 @@ func (v Violation) String() string {
 	if v.Ceiling {
 		s.WriteString(" (the caller's own ceiling)")
 	}
+	if v.Restored {
+		s.WriteString(" (exhausted until the day ends: a backup was restored)")
+	}
 	fmt.Fprintf(&s, ", %d asked", v.Requested)
 	return s.String()
 }
 
-// retryAt returns when the last of the windows ends that refused. Zero if one of them will never let the request pass.
+// retryAt returns when the last of the windows ends that refused. Zero if one of them never does.
 func retryAt(violations []Violation) time.Time {
 	var at time.Time
 	for _, v := range violations {
-		if v.Never {
+		if v.Balance.Window.Span == window.Ever {
 			return time.Time{}
 		}
 		if v.Balance.Window.End.After(at) {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime/debug"
+	"slices"
 	"testing"
 	"time"
 
@@ -65,6 +66,7 @@ type world struct {
 	*checker
 	pick   pick
 	before []quota.Acquire
+	ahead  []quota.Charge // what a limit refuses, and an override of the next window does not
 }
 
 func newWorld(p pick) (*world, error) {
@@ -84,6 +86,28 @@ func someLimits(p pick, most int) []quota.Limit {
 		l := quota.Limit{Unit: oneOf(p, "unit", worldUnits), Span: oneOf(p, "span", worldSpans), Max: oneOf(p, "max", worldLimits)}
 		if !containsLimit(limits, l) {
 			limits = append(limits, l)
+		}
+	}
+	return lowered(limits)
+}
+
+// holds tells which windows are parts of which.
+var holds = map[window.Span][]window.Span{
+	window.Hour:  {window.Minute},
+	window.Day:   {window.Minute, window.Hour},
+	window.Week:  {window.Minute, window.Hour, window.Day},
+	window.Month: {window.Minute, window.Hour, window.Day},
+	window.Year:  {window.Minute, window.Hour, window.Day, window.Month},
+	window.Ever:  {window.Minute, window.Hour, window.Day, window.Week, window.Month, window.Year},
+}
+
+// lowered returns the limits with those lowered that could never apply.
+func lowered(limits []quota.Limit) []quota.Limit {
+	for i := range limits {
+		for _, l := range limits {
+			if l.Unit == limits[i].Unit && slices.Contains(holds[l.Span], limits[i].Span) {
+				limits[i].Max = min(limits[i].Max, l.Max)
+			}
 		}
 	}
 	return limits
@@ -136,6 +160,11 @@ func (w *world) step() error {
 		return w.do(quota.Configure{Principal: "p", Defaults: someDefaults(w.pick)})
 	case n < 93:
 		return w.do(quota.Exhaust{Principal: "p"})
+	case n < 94:
+		return w.do(quota.Adopt{Principal: "p"})
+	case n < 95:
+		w.crowd()
+		return nil
 	default:
 		w.spend()
 		return nil
@@ -175,6 +204,9 @@ func (w *world) acquire() quota.Acquire {
 		if !taken {
 			op.Charges = append(op.Charges, c)
 		}
+	}
+	if len(w.ahead) > 0 && w.pick(4, "ahead") == 0 {
+		op.Charges = []quota.Charge{oneOf(w.pick, "which", w.ahead)}
 	}
 	w.before = append(w.before, op)
 	return op
@@ -226,6 +258,15 @@ func (w *world) override() quota.SetOverride {
 	}
 	zone := w.model.zone(w.model.inForce(op.Bucket))
 	win := span.At(w.now, zone)
+	if limits := w.model.inForce(op.Bucket).Limits; len(limits) > 0 && w.pick(2, "ahead") == 0 {
+		l := oneOf(w.pick, "which", limits)
+		if l.Max < 30 && l.Span != window.Ever { // a later window grants what this one does not
+			op.Unit, op.Span, op.Limit = l.Unit, l.Span, quota.AtMost(30)
+			op.Label = l.Span.At(l.Span.At(w.now, zone).End, zone).Label
+			w.ahead = append(w.ahead, quota.Charge{Bucket: op.Bucket, Unit: l.Unit, Amount: l.Max + 1})
+			return op
+		}
+	}
 	switch w.pick(5, "which window") {
 	case 0:
 		op.Label = win.Label
@@ -280,6 +321,18 @@ func (w *world) spend() {
 	}
 	w.model.counts[key], w.state.accounts[key] = count, count
 	w.done = append(w.done, event{w.now, spent{key, count}, quota.Done})
+}
+
+// crowd gives a bucket counts of nearly as many units as it may have on a day.
+func (w *world) crowd() {
+	name := oneOf(w.pick, "bucket", worldNames)
+	day := window.Day.At(w.now, w.model.zone(w.model.inForce(name)))
+	for i := range 62 + w.pick(3, "units") {
+		key := quota.AccountKey{Bucket: name, Unit: quota.Unit(fmt.Sprint("u", i)), Span: window.Day, Label: day.Label}
+		count := quota.Account{Start: day.Start, End: day.End}
+		w.model.counts[key], w.state.accounts[key] = count, count
+	}
+	w.done = append(w.done, event{w.now, "a crowd of units in " + name, quota.Done})
 }
 
 // history plays one history of 30 steps. The broken view and decision of a control come in by spoil.

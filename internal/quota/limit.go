@@ -91,7 +91,8 @@ func ParseLimits(s string) ([]Limit, error) {
 	return limits, CheckLimits(limits)
 }
 
-// CheckLimits tells what is wrong with the limits of one bucket: one of them, too many, or a unit and window named twice.
+// CheckLimits tells what is wrong with the limits of one bucket: one of them, too many, a unit and window named twice, or one
+// that can never apply, as a lower one of a longer window refuses before it.
 func CheckLimits(limits []Limit) error {
 	if len(limits) > LimitsMax {
 		return fmt.Errorf("%d limits; at most %d", len(limits), LimitsMax)
@@ -104,9 +105,28 @@ func CheckLimits(limits []Limit) error {
 			if other.Unit == l.Unit && other.Span == l.Span {
 				return fmt.Errorf("%s/%s is limited twice: %d and %d; keep one", l.Unit, l.Span, other.Max, l.Max)
 			}
+			for _, pair := range [2][2]Limit{{l, other}, {other, l}} {
+				if idle, longer := pair[0], pair[1]; idle.idleBeside(longer) {
+					return fmt.Errorf("%s can never apply beside %s; lower it or take it away", idle, longer)
+				}
+			}
 		}
 	}
 	return nil
+}
+
+// idleBeside tells whether a limit can never refuse anything that one of a longer window does not refuse too.
+func (l Limit) idleBeside(longer Limit) bool {
+	return l.Unit == longer.Unit && l.Max > longer.Max && within(l.Span, longer.Span)
+}
+
+// within tells whether every window of one span lies in one window of another, longer one. A week may lie in two months and in
+// two years.
+func within(short, long window.Span) bool {
+	if short == window.Week {
+		return long == window.Ever
+	}
+	return short < long
 }
 
 // FormatLimits returns limits as ParseLimits reads them; "off" for none.

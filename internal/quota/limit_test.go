@@ -68,7 +68,7 @@ func TestParseLimitErrors(t *testing.T) {
 
 func TestParseLimits(t *testing.T) {
 	t.Parallel()
-	for s, want := range map[string]string{"": "off", " off ": "off", "5": "5 calls/day", "5,6/hour": "5 calls/day, 6 calls/hour", " 5 , 6 tokens ": "5 calls/day, 6 tokens/day"} {
+	for s, want := range map[string]string{"": "off", " off ": "off", "5": "5 calls/day", "6,5/hour": "6 calls/day, 5 calls/hour", " 5 , 6 tokens ": "5 calls/day, 6 tokens/day"} {
 		if got, err := quota.ParseLimits(s); quota.FormatLimits(got) != want || err != nil {
 			t.Errorf("%q is %v, want %s: %v", s, got, want, err)
 		}
@@ -78,6 +78,7 @@ func TestParseLimits(t *testing.T) {
 		"5,off":          `limit "off": "off" is not a whole number`,
 		"5,6":            "calls/day is limited twice: 5 and 6; keep one",
 		"5 calls/day, 5": "calls/day is limited twice: 5 and 5; keep one",
+		"5,6/hour":       "6 calls/hour can never apply beside 5 calls/day; lower it or take it away",
 		"none":           `limit "none": "none" is not a whole number`,
 	} {
 		if got, err := quota.ParseLimits(s); err == nil || !strings.HasPrefix(err.Error(), want) {
@@ -97,11 +98,25 @@ func TestLimitsRoundTrip(t *testing.T) {
 				Max:  rapid.Int64Range(0, quota.CountMax).Draw(t, "max"),
 			}
 		}), 0, quota.LimitsMax, func(l quota.Limit) string { return string(l.Unit) + "/" + l.Span.String() }).Draw(t, "limits")
+		lowered(limits)
 		got, err := quota.ParseLimits(quota.FormatLimits(limits))
 		if err != nil || !slices.Equal(got, limits) {
 			t.Fatalf("%s is read as %s: %v", quota.FormatLimits(limits), quota.FormatLimits(got), err)
 		}
 	})
+}
+
+// limitsOf reads limits one by one, so that together they may be wrong.
+func limitsOf(s string) []quota.Limit {
+	var limits []quota.Limit
+	for part := range strings.SplitSeq(s, ", ") {
+		l, err := quota.ParseLimit(part)
+		if err != nil {
+			panic(err)
+		}
+		limits = append(limits, l)
+	}
+	return limits
 }
 
 func TestCheckLimits(t *testing.T) {
@@ -120,6 +135,18 @@ func TestCheckLimits(t *testing.T) {
 		{many, "33 limits; at most 32"},
 		{[]quota.Limit{good, {Unit: "u", Span: window.Hour}, {Unit: "v", Span: window.Day}}, ""},
 		{[]quota.Limit{good, {Unit: "v", Span: window.Day}, good}, "u/day is limited twice: 1 and 1; keep one"},
+		{limitsOf("50/hour, 50/day, 60/week, 55/month, 70/year, 80/ever"), ""},
+		{limitsOf("100/week, 50/month"), ""}, // a week may lie in two months,
+		{limitsOf("100/week, 50/year"), ""},  // and in two years
+		{limitsOf("100/day, 50 tokens/month"), ""},
+		{limitsOf("100/day, 50/month"), "100 calls/day can never apply beside 50 calls/month; lower it or take it away"},
+		{limitsOf("50/month, 100/day"), "100 calls/day can never apply beside 50 calls/month; lower it or take it away"},
+		{limitsOf("3/minute, 2/hour"), "3 calls/minute can never apply beside 2 calls/hour; "},
+		{limitsOf("1/minute, 8/hour, 0/day"), "1 calls/minute can never apply beside 0 calls/day; "},
+		{limitsOf("9/day, 8/week"), "9 calls/day can never apply beside 8 calls/week; "},
+		{limitsOf("9 tokens/month, 1/day, 8 tokens/year"), "9 tokens/month can never apply beside 8 tokens/year; "},
+		{limitsOf("9/week, 8/ever"), "9 calls/week can never apply beside 8 calls/ever; "},
+		{limitsOf("9/year, 8/ever"), "9 calls/year can never apply beside 8 calls/ever; "},
 		{[]quota.Limit{good, {Span: window.Day}}, "limit 2: unit is empty; "},
 		{[]quota.Limit{{Unit: "u"}}, "limit 1: window: none is given; want one of minute, hour, day, week, month, year, ever"},
 		{[]quota.Limit{{Unit: "u", Span: 8}}, "limit 1: window: none is given"},

@@ -28,6 +28,8 @@ func (m *model) apply(now time.Time, op quota.Op) answer {
 		return m.reset(now, op)
 	case quota.Configure:
 		return m.configure(op)
+	case quota.Adopt:
+		return m.adopt()
 	case quota.Exhaust:
 		m.defaults.Exhausted = now
 		return answer{outcome: quota.Done, audits: 1}
@@ -105,6 +107,20 @@ func (m *model) applySet(op quota.ApplySet) answer {
 	return ans
 }
 
+func (m *model) adopt() answer {
+	ans := answer{outcome: quota.Done}
+	for name, s := range m.declared {
+		if s.Source == quota.SourceFile {
+			s.Source = quota.SourceAPI
+			m.declared[name] = s
+			ans.changes = append(ans.changes, name)
+			ans.audits++
+		}
+	}
+	slices.Sort(ans.changes)
+	return ans
+}
+
 func (m *model) configure(op quota.Configure) answer {
 	d, old := op.Defaults, m.defaults
 	same := d.UndeclaredLive == old.UndeclaredLive && slices.Equal(d.Limits, old.Limits) &&
@@ -136,7 +152,7 @@ func (m *model) override(now time.Time, op quota.SetOverride) answer {
 	if op.Label != "" {
 		var err error
 		w, err = span.Parse(op.Label, m.zone(s))
-		if err != nil || span != window.Ever && !now.Before(w.End) {
+		if err != nil || span != window.Ever && (!now.Before(w.End) || w.Start.Sub(now) > 400*24*time.Hour) {
 			return answer{outcome: quota.Invalid}
 		}
 	}
@@ -144,7 +160,7 @@ func (m *model) override(now time.Time, op quota.SetOverride) answer {
 	declared := m.limitAt(s, unit, w)
 	ans := answer{outcome: quota.Done, before: []quota.Balance{m.balance(key, w, declared)}}
 	if count := m.counts[key]; count.Override != op.Limit {
-		count.Override, count.Limit, count.Start, count.End = op.Limit, declared, w.Start, w.End
+		count.Override, count.Limit, count.Start, count.End = op.Limit, declared, earliest(count.Start, w.Start), w.End
 		m.counts[key] = count
 		ans.changed, ans.audits = []quota.AccountKey{key}, 1
 	}

@@ -40,6 +40,7 @@ type answer struct {
 	changed    []quota.AccountKey
 	audits     int
 	asks       []ask // of an acquire: all that it wants
+	retryAt    time.Time
 }
 
 func newModel(defaults quota.Defaults, declared map[string]quota.Settings) *model {
@@ -200,6 +201,9 @@ func (m *model) asks(now time.Time, op quota.Acquire) (all []ask, names []quota.
 			}
 		}
 	}
+	if len(all) > 256 {
+		return nil, nil, quota.Invalid
+	}
 	return all, names, 0
 }
 
@@ -254,6 +258,7 @@ func (m *model) violation(a ask) (v quota.Violation, violated bool) {
 		Requested: int64(a.amount),
 		Cap:       bound,
 		Ceiling:   bound < most,
+		Restored:  !m.counts[a.key].Override.Set && a.declared != a.lasting,
 		Never:     a.key.Span == window.Ever || a.amount > uint64(lasting),
 	}, true
 }
@@ -303,11 +308,75 @@ func (m *model) newNames(all []ask, names []quota.Bucket, day string) (fresh []q
 	return fresh, len(fresh) == 0 || int64(len(m.live[day])+len(fresh)) <= m.defaults.UndeclaredLive
 }
 
+// tooManyUnits tells whether a bucket would come to count more than 64 units on one day by those that it does not limit.
+func (m *model) tooManyUnits(all []ask) bool {
+	begun := make(map[quota.Bucket]int)
+	for _, a := range all {
+		_, kept := m.counts[a.key]
+		if kept || a.key.Span != window.Day || limited(m.inForce(a.key.Bucket), a.key.Unit) {
+			continue
+		}
+		begun[a.key.Bucket]++
+		had := 0
+		for key := range m.counts {
+			if key.Bucket == a.key.Bucket && key.Span == window.Day && key.Label == a.key.Label {
+				had++
+			}
+		}
+		if had+begun[a.key.Bucket] > 64 {
+			return true
+		}
+	}
+	return false
+}
+
+// retry returns when an acquire could pass if nothing else were taken; zero if it would not in any of the next 8 windows that
+// it has to wait for.
+func (m *model) retry(now time.Time, op quota.Acquire) time.Time {
+	for n := 0; ; n++ {
+		all, _, _ := m.asks(now, op)
+		var ends []time.Time
+		for _, a := range all {
+			_, violated := m.violation(a)
+			if violated && a.key.Span == window.Ever {
+				return time.Time{}
+			}
+			if violated {
+				ends = append(ends, a.win.End)
+			}
+		}
+		switch {
+		case ends == nil:
+			return now
+		case n == 8:
+			return time.Time{}
+		}
+		now = slices.MaxFunc(ends, time.Time.Compare)
+	}
+}
+
 // verdict tells what an acquire would be answered, and changes nothing.
 func (m *model) verdict(now time.Time, op quota.Acquire) (ans answer, fresh []quota.Bucket) {
+	ans, fresh = m.outcome(now, op)
+	if ans.outcome == quota.Denied {
+		ans.retryAt = m.retry(now, op)
+	}
+	for i := range ans.violations {
+		if !ans.retryAt.IsZero() {
+			ans.violations[i].Never = false
+		}
+	}
+	return ans, fresh
+}
+
+// outcome is verdict but for what lies ahead.
+func (m *model) outcome(now time.Time, op quota.Acquire) (ans answer, fresh []quota.Bucket) {
 	all, names, refusal := m.asks(now, op)
 	if refusal != 0 {
 		return answer{outcome: refusal}, nil
+	}
+	if m.tooManyUnits(all) {
+		return answer{outcome: quota.TooManyNames}, nil
 	}
 	fresh, room := m.newNames(all, names, m.today(now))
 	if !room {
@@ -350,7 +419,7 @@ func (m *model) acquire(now time.Time, op quota.Acquire) answer {
 		if op.RequestID != "" {
 			count.Receipted += int64(a.amount)
 		}
-		count.Limit, count.Start, count.End = a.declared, a.win.Start, a.win.End
+		count.Limit, count.Start, count.End = a.declared, earliest(count.Start, a.win.Start), a.win.End
 		m.counts[a.key] = count
 		ans.changed = append(ans.changed, a.key)
 		parts = append(parts, quota.Entry{Key: a.key, Amount: int64(a.amount), Resets: count.Resets})
@@ -389,4 +458,12 @@ func (m *model) standing(now time.Time, key quota.AccountKey) quota.Balance {
 		declared = m.limitAt(m.inForce(key.Bucket), key.Unit, w)
 	}
 	return m.balance(key, w, declared)
+}
+
+// earliest returns the start of a count whose window was b and is c: a change of zone never moves it later.
+func earliest(b, c time.Time) time.Time {
+	if b.IsZero() || b.After(c) {
+		return c
+	}
+	return b
 }

@@ -79,6 +79,10 @@ type Configure struct {
 // Exhaust ends the day for every limited unit: what was spent today is not known. An override opens a bucket again.
 type Exhaust struct{ Principal, Reason string }
 
+// Adopt makes all that the buckets file declared the API's own, for a ledger that is kept without such a file from now on: else
+// nobody could change it any more.
+type Adopt struct{ Principal string }
+
 // Note puts a record into the audit trail and changes nothing else.
 type Note struct {
 	Principal, Reason string
@@ -93,6 +97,7 @@ func (SetOverride) isOp()  {}
 func (Reset) isOp()        {}
 func (Configure) isOp()    {}
 func (Exhaust) isOp()      {}
+func (Adopt) isOp()        {}
 func (Note) isOp()         {}
 
 // Problem is one thing that is wrong with a request.

@@ -97,7 +97,7 @@ func TestOverrideAnswers(t *testing.T) {
 
 func TestReset(t *testing.T) {
 	t.Parallel()
-	declared := declare(map[string]string{"a": "50, 60/month, 1_000 tokens/hour, 9/ever", "a/b": "50"})
+	declared := declare(map[string]string{"a": "50, 60/month, 1_000 tokens/hour, 90/ever", "a/b": "50"})
 	filled := func() *mapState {
 		s := newState(t, quota.Defaults{}, declared)
 		s.apply(t, noon.AddDate(0, 0, -1), quota.Acquire{Bucket: "a/b", RequestID: "old"})
@@ -110,9 +110,9 @@ func TestReset(t *testing.T) {
 		want []string
 	}{
 		{quota.Reset{Bucket: "a"}, []string{
-			"a tokens/hour 2026-11-22T12:00:00Z: 3 of 1000", calls, "a tokens/day 2026-11-22: 3", "a calls/month 2026-11: 3 of 60", "a calls/ever : 3 of 9",
+			"a tokens/hour 2026-11-22T12:00:00Z: 3 of 1000", calls, "a tokens/day 2026-11-22: 3", "a calls/month 2026-11: 3 of 60", "a calls/ever : 3 of 90",
 		}},
-		{quota.Reset{Bucket: "a", Unit: "calls"}, []string{calls, "a calls/month 2026-11: 3 of 60", "a calls/ever : 3 of 9"}},
+		{quota.Reset{Bucket: "a", Unit: "calls"}, []string{calls, "a calls/month 2026-11: 3 of 60", "a calls/ever : 3 of 90"}},
 		{quota.Reset{Bucket: "a", Span: window.Day}, []string{calls, "a tokens/day 2026-11-22: 3"}},
 		{quota.Reset{Bucket: "a", Unit: "calls", Span: window.Day}, []string{calls}},
 		{quota.Reset{Bucket: "a", Unit: "usd_micros"}, nil},

@@ -33,6 +33,8 @@ func apply(s State, now time.Time, op Op) (Decision, error) {
 		return configure(s, now, op)
 	case Exhaust:
 		return exhaust(s, now, op)
+	case Adopt:
+		return adopt(s, now, op)
 	case Note:
 		return Decision{Outcome: Done}, s.Audit(AuditRecord{
 			Time: now, Principal: op.Principal, Action: op.Action, After: op.After, Reason: op.Reason,

@@ -87,22 +87,22 @@ func TestSettingsString(t *testing.T) {
 
 func TestSettingsEqual(t *testing.T) {
 	t.Parallel()
-	base := quota.Settings{Limits: limits("5, 6/hour"), Zone: "UTC", Description: "d"}
+	base := quota.Settings{Limits: limits("6, 5/hour"), Zone: "UTC", Description: "d"}
 	for name, c := range map[string]struct {
 		change func(*quota.Settings)
 		want   bool
 	}{
 		"itself":              {func(*quota.Settings) {}, true},
 		"another source":      {func(s *quota.Settings) { s.Source = quota.SourceFile }, true},
-		"limits turned round": {func(s *quota.Settings) { s.Limits = limits("6/hour, 5") }, true},
+		"limits turned round": {func(s *quota.Settings) { s.Limits = limits("5/hour, 6") }, true},
 		"no zone":             {func(s *quota.Settings) { s.Zone = "" }, false},
 		"another expiry":      {func(s *quota.Settings) { s.OnExpiry = quota.ExpiryRelease }, false},
 		"another description": {func(s *quota.Settings) { s.Description = "e" }, false},
-		"another max":         {func(s *quota.Settings) { s.Limits = limits("5, 7/hour") }, false},
-		"another window":      {func(s *quota.Settings) { s.Limits = limits("5, 6/week") }, false},
-		"another unit":        {func(s *quota.Settings) { s.Limits = limits("5, 6 tokens/hour") }, false},
+		"another max":         {func(s *quota.Settings) { s.Limits = limits("6, 4/hour") }, false},
+		"another window":      {func(s *quota.Settings) { s.Limits = limits("6, 5/minute") }, false},
+		"another unit":        {func(s *quota.Settings) { s.Limits = limits("6, 5 tokens/hour") }, false},
 		"fewer limits":        {func(s *quota.Settings) { s.Limits = limits("5") }, false},
-		"more limits":         {func(s *quota.Settings) { s.Limits = limits("5, 6/hour, 7/week") }, false},
+		"more limits":         {func(s *quota.Settings) { s.Limits = limits("6, 5/hour, 7/week") }, false},
 		"no limits":           {func(s *quota.Settings) { s.Limits = nil }, false},
 	} {
 		other := base

@@ -24,6 +24,15 @@ type Account struct {
 	Start, End time.Time // of the window, to the second; zero for ever
 }
 
+// cover notes the window of a count. Its start is the earliest there was: where a bucket's zone is changed the civil date, and so
+// the count, may stay the same, and what was charged before the change lies in the bounds of then.
+func (a *Account) cover(w window.Window) {
+	if a.Start.IsZero() || w.Start.Before(a.Start) {
+		a.Start = w.Start
+	}
+	a.End = w.End
+}
+
 // limit returns the limit in force where declared is what is declared.
 func (a Account) limit(declared Cap) Cap {
 	if a.Override.Set {

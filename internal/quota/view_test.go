@@ -104,6 +104,7 @@ func TestPastAndCurrent(t *testing.T) {
 // On the day of a restored backup limited units have nothing left, until an override says what they have, or the day ends.
 func TestExhaust(t *testing.T) {
 	t.Parallel()
+	const restored = " (exhausted until the day ends: a backup was restored)"
 	s := newState(t, quota.Defaults{Limits: limits("50"), UndeclaredLive: 9}, declare(map[string]string{
 		"day": "5", "month": "6/month", "ever": "7/ever", "free": "", "parent": "8", "parent/child": "",
 	}))
@@ -113,11 +114,11 @@ func TestExhaust(t *testing.T) {
 		t.Fatalf("%v after %d writes", told(d), s.writes-writes)
 	}
 	for bucket, want := range map[quota.Bucket][]string{
-		"day":          {"denied", "day: 2 of 0 calls used this day, 1 asked", "at 2026-11-23T00:00:00Z"},
-		"month":        {"denied", "month: 0 of 0 calls used this day, 1 asked", "at 2026-11-23T00:00:00Z"},
-		"ever":         {"denied", "ever: 0 of 0 calls used this day, 1 asked", "at 2026-11-23T00:00:00Z"},
-		"u":            {"denied", "u: 0 of 0 calls used this day, 1 asked", "at 2026-11-23T00:00:00Z"},
-		"parent/child": {"denied", "parent: 0 of 0 calls used this day, 1 asked", "at 2026-11-23T00:00:00Z"},
+		"day":          {"denied", "day: 2 of 0 calls used this day" + restored + ", 1 asked", "at 2026-11-23T00:00:00Z"},
+		"month":        {"denied", "month: 0 of 0 calls used this day" + restored + ", 1 asked", "at 2026-11-23T00:00:00Z"},
+		"ever":         {"denied", "ever: 0 of 0 calls used this day" + restored + ", 1 asked", "at 2026-11-23T00:00:00Z"},
+		"u":            {"denied", "u: 0 of 0 calls used this day" + restored + ", 1 asked", "at 2026-11-23T00:00:00Z"},
+		"parent/child": {"denied", "parent: 0 of 0 calls used this day" + restored + ", 1 asked", "at 2026-11-23T00:00:00Z"},
 		"free":         {"done", "free calls/day 2026-11-22: 1"},
 	} {
 		if diff := cmp.Diff(want, told(s.apply(t, noon.Add(time.Hour), charge(bucket, 1)))); diff != "" {

@@ -197,3 +197,26 @@ func TestReadsAreBounded(t *testing.T) {
 		t.Errorf("%d pages before the last, want 1", pages)
 	}
 }
+
+// A bucket whose zone was changed on a day keeps that day's count and its receipts, and verify adds them up right.
+func TestVerifyAfterZoneChange(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, openBolt(t, dir), store.Options{Defaults: fifty})
+		settings := quota.Settings{Limits: fifty.Limits, Zone: "Asia/Kolkata"}
+		do(t, s, quota.SetBucket{Name: "k", Settings: settings}, quota.Done)
+		time.Sleep(20 * time.Hour) // the 2nd in Kolkata, the 1st in UTC
+		do(t, s, acquire("k", "one"), quota.Done)
+		settings.Zone = "UTC"
+		do(t, s, quota.SetBucket{Name: "k", Settings: settings}, quota.Done)
+		time.Sleep(14 * time.Hour) // the 2nd in both
+		if d := do(t, s, acquire("k", "two"), quota.Done); d.Balances[0].Used != 2 {
+			t.Errorf("the change of zone opened the day again: %+v", d.Balances)
+		}
+		time.Sleep(14*time.Hour + 10*time.Minute) // the 3rd; the receipts of the 1st have left
+		do(t, s, acquire("k", "three"), quota.Done)
+		synctest.Wait()
+		time.Sleep(30 * time.Minute)
+		verified(t, s, dir)
+	})
+}
