@@ -111,6 +111,7 @@ func model(firstDay string) porcupine.Model {
 
 // chaos is an engine on a slow disk, some of whose writes are refused for want of room.
 func chaos(e store.Engine, rng *rand.Rand) store.Engine {
+	rng = rand.New(rand.NewPCG(rng.Uint64(), 3)) // the writer's own
 	return &hooks{
 		Engine: e,
 		before: func() error {
@@ -127,10 +128,10 @@ func chaos(e store.Engine, rng *rand.Rand) store.Engine {
 // back, and returns what each saw.
 func play(t *testing.T, rng *rand.Rand, open func(store.Options) ledger) (history []porcupine.Operation, firstDay string) {
 	t.Helper()
-	var shift time.Duration
+	var shift dial
 	began := time.Now()
 	l := open(store.Options{
-		Now:    func() time.Time { return time.Now().Add(shift) },
+		Now:    func() time.Time { return time.Now().Add(shift.get()) },
 		Uptime: func() time.Duration { return time.Since(began) },
 	})
 	limits := []quota.Limit{{Unit: quota.Calls, Span: window.Day, Max: historyLimit}}
@@ -149,7 +150,7 @@ func play(t *testing.T, rng *rand.Rand, open func(store.Options) ledger) (histor
 	var clients sync.WaitGroup
 	clients.Go(func() {
 		time.Sleep(40 * time.Millisecond)
-		shift = -60 * time.Millisecond // back over midnight
+		shift.set(-60 * time.Millisecond) // back over midnight
 	})
 	for client := range 12 {
 		rng := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
@@ -363,6 +364,7 @@ func TestLinearizableControls(t *testing.T) {
 }
 
 func slow(e store.Engine, rng *rand.Rand) store.Engine {
+	rng = rand.New(rand.NewPCG(rng.Uint64(), 3)) // the writer's own
 	return &hooks{Engine: e, after: func() { time.Sleep(time.Duration(1+rng.IntN(8)) * time.Millisecond) }}
 }
 

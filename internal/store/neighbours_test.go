@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,13 @@ import (
 	"github.com/quotad/quotad/internal/store/memengine"
 	"github.com/quotad/quotad/internal/window"
 )
+
+// dial is how far a test's clock is off. It may be turned while somebody reads the clock.
+type dial struct{ off atomic.Int64 }
+
+func (d *dial) set(off time.Duration) { d.off.Store(int64(off)) }
+
+func (d *dial) get() time.Duration { return time.Duration(d.off.Load()) }
 
 // picky fails a write of one bucket, as an engine might that refuses a key.
 type picky struct{ store.Tx }

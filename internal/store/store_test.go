@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -318,17 +319,19 @@ func TestDamagedRecord(t *testing.T) {
 // A full disk refuses and nothing more: the store stays up and recovers by itself. A failed sync ends it.
 func TestEngineFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var fault error
-		e := &hooks{Engine: memengine.New(), before: func() error { return fault }}
+		var fault atomic.Pointer[error]
+		set := func(err error) { fault.Store(&err) }
+		set(nil)
+		e := &hooks{Engine: memengine.New(), before: func() error { return *fault.Load() }}
 		s := open(t, e, store.Options{Defaults: fifty})
-		fault = fmt.Errorf("%w: really", store.ErrFull)
+		set(fmt.Errorf("%w: really", store.ErrFull))
 		if _, err := s.Apply(t.Context(), acquire("a", "id")); !errors.Is(err, store.ErrFull) {
 			t.Errorf("full: %v", err)
 		}
 		if st := s.Status(t.Context()); !st.Full || len(st.Problems) == 0 {
 			t.Errorf("full, and nobody says so: %+v", st)
 		}
-		fault = nil
+		set(nil)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if st := s.Status(t.Context()); st.Full {
@@ -337,11 +340,11 @@ func TestEngineFailures(t *testing.T) {
 		if d := do(t, s, acquire("a", "id"), quota.Done); d.Replayed {
 			t.Error("what was refused for want of room had been kept")
 		}
-		fault = fmt.Errorf("%w: input/output error", store.ErrUnknown)
+		set(fmt.Errorf("%w: input/output error", store.ErrUnknown))
 		if _, err := s.Apply(t.Context(), acquire("a", "id2")); !errors.Is(err, store.ErrUnknown) {
 			t.Errorf("failed sync: %v", err)
 		}
-		fault = nil
+		set(nil)
 		select {
 		case <-s.Failed():
 		default:
@@ -381,17 +384,17 @@ func TestSchema(t *testing.T) {
 func TestClock(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	synctest.Test(t, func(t *testing.T) {
-		var shift time.Duration
+		var shift dial
 		began := time.Now()
 		o := store.Options{
 			Defaults: fifty,
-			Now:      func() time.Time { return time.Now().Add(shift) },
+			Now:      func() time.Time { return time.Now().Add(shift.get()) },
 			Uptime:   func() time.Duration { return time.Since(began) },
 		}
 		s := open(t, openBolt(t, dir), o)
 		day := func() string { return do(t, s, acquire("a", ""), quota.Done).Balances[0].Window.Label }
 		first := day()
-		shift = 25 * time.Hour
+		shift.set(25 * time.Hour)
 		if got := day(); got != first {
 			t.Errorf("a jump by a day was believed at once: %s", got)
 		}
@@ -407,7 +410,7 @@ func TestClock(t *testing.T) {
 		if second <= first {
 			t.Errorf("after 11 minutes the jump is still not believed: %s", second)
 		}
-		shift = 0
+		shift.set(0)
 		if got := day(); got != second {
 			t.Errorf("the clock was set back, and the day went from %s to %s", second, got)
 		}

@@ -20,11 +20,11 @@ import (
 func TestWrongClockLosesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	synctest.Test(t, func(t *testing.T) {
-		var shift time.Duration
+		var shift dial
 		began := time.Now()
 		o := store.Options{
 			Defaults: fifty,
-			Now:      func() time.Time { return time.Now().Add(shift) },
+			Now:      func() time.Time { return time.Now().Add(shift.get()) },
 			Uptime:   func() time.Duration { return time.Since(began) },
 		}
 		monthly := quota.Settings{Limits: []quota.Limit{{Unit: quota.Calls, Span: window.Month, Max: 5}}}
@@ -33,14 +33,15 @@ func TestWrongClockLosesNothing(t *testing.T) {
 		do(t, s, acquire("monthly", "before", quota.Charge{Amount: 5}), quota.Done)
 		closeStore(t, s)
 
-		shift = 800 * 24 * time.Hour
+		shift.set(800 * 24 * time.Hour)
 		s = open(t, openBolt(t, dir), o)
 		do(t, s, acquire("monthly", "wrong"), quota.Done)
 		do(t, s, quota.SetBucket{Name: "other"}, quota.Done)
 		time.Sleep(time.Hour) // the keeper looks, and deletes nothing by a time that is a day old at most
 		closeStore(t, s)
 
-		shift, o.AcceptClock = 0, true
+		shift.set(0)
+		o.AcceptClock = true
 		s = open(t, openBolt(t, dir), o)
 		for _, id := range []string{"before", "wrong"} {
 			n := int64(1)
@@ -108,22 +109,22 @@ func TestRightClockTidies(t *testing.T) {
 // A clock that is set back and then right again is no jump: yesterday does not go on past midnight.
 func TestClockBackAndRight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var shift time.Duration
+		var shift dial
 		began := time.Now()
 		s := open(t, memengine.New(), store.Options{
 			Defaults: fifty,
-			Now:      func() time.Time { return time.Now().Add(shift) },
+			Now:      func() time.Time { return time.Now().Add(shift.get()) },
 			Uptime:   func() time.Duration { return time.Since(began) },
 		})
 		defer closeStore(t, s)
 		time.Sleep(24*time.Hour - 10*time.Minute)
 		do(t, s, acquire("a", "", quota.Charge{Amount: 50}), quota.Done)
-		shift = -3 * time.Hour
+		shift.set(-3 * time.Hour)
 		do(t, s, acquire("a", ""), quota.Denied)
-		shift = 0
+		shift.set(0)
 		time.Sleep(11 * time.Minute)
 		do(t, s, acquire("a", ""), quota.Done)
-		shift = 30 * 24 * time.Hour // and a reading does not believe what the writer would not
+		shift.set(30 * 24 * time.Hour) // and a reading does not believe what the writer would not
 		if now := s.Status(t.Context()).LedgerTime; time.Until(now) > time.Minute {
 			t.Errorf("the status shows %v", now)
 		}
