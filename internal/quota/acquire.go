@@ -25,6 +25,9 @@ type entry struct {
 
 	limited bool // whether the bucket limits the unit in any window
 	kept    bool // whether anything is kept of the count yet
+
+	percent int   // the share of the limit that one reservation may hold; 0 means the whole
+	holds   int64 // what the reservation holds of the count already
 }
 
 // plan is an acquire laid out over the counts it touches.
@@ -35,6 +38,8 @@ type plan struct {
 	entries []entry
 	index   map[AccountKey]int // of entries, where buckets of one request may share a parent; else nil
 	names   []liveName         // undeclared names that are new on their day
+	charges []Charge           // with every amount known
+	hold    *holding           // what only a reservation has; nil for a plain acquire
 }
 
 type liveName struct {
@@ -44,7 +49,7 @@ type liveName struct {
 
 // acquire reads first, decides, and writes last; a refusal writes nothing.
 func acquire(s State, now time.Time, op Acquire) (Decision, error) {
-	id := ReceiptKey{op.Principal, op.RequestID}
+	id := ReceiptKey{Principal: op.Principal, RequestID: op.RequestID}
 	if op.RequestID != "" {
 		r, seen, err := s.Receipt(id)
 		if err != nil {
@@ -57,19 +62,34 @@ func acquire(s State, now time.Time, op Acquire) (Decision, error) {
 			return replay(s, now, r)
 		}
 	}
-	p, refusal, err := planAcquire(s, now, op)
+	p, refusal, err := planAcquire(s, now, op, nil)
 	if err != nil || refusal.Outcome != 0 {
 		return refusal, err
 	}
 	if d, err := p.verdict(); err != nil || d.Outcome != Done {
 		return d, err
 	}
-	return p.commit(s, now, op)
+	if err := p.take(s, op.RequestID != ""); err != nil {
+		return Decision{}, err
+	}
+	d := Decision{Outcome: Done, Balances: p.balances()}
+	if op.Reserve {
+		d.Expiry, err = p.keepReservation(s, id, op)
+		return d, err
+	}
+	if op.RequestID == "" {
+		return d, nil
+	}
+	r := Receipt{Fingerprint: op.sum, Time: now, Entries: make([]Entry, len(p.entries))}
+	for i, e := range p.entries {
+		r.Entries[i] = Entry{Key: e.key, Amount: e.amount, Resets: e.account.Resets}
+	}
+	return d, s.SetReceipt(id, r)
 }
 
 // Check tells what an Acquire would be answered now, and writes nothing. It does not look for a receipt.
 func Check(r Reader, now time.Time, op Acquire) (Decision, error) {
-	p, refusal, err := planAcquire(r, now, op)
+	p, refusal, err := planAcquire(r, now, op, nil)
 	if err != nil || refusal.Outcome != 0 {
 		refusal.Time = now
 		return refusal, err
@@ -89,7 +109,13 @@ func replay(s State, now time.Time, r Receipt) (Decision, error) {
 		return Decision{}, err
 	}
 	d := Decision{Outcome: Done, Replayed: true, Balances: make([]Balance, 0, len(r.Entries))}
-	for _, e := range r.Entries {
+	if r.Hold != nil {
+		d.Expiry = r.Hold.Expiry
+	}
+	for i, e := range r.Entries {
+		if slices.ContainsFunc(r.Entries[:i], func(f Entry) bool { return f.Key == e.Key }) {
+			continue
+		}
 		a, ok, err := s.Account(e.Key)
 		if err != nil {
 			return Decision{}, err
@@ -102,41 +128,22 @@ func replay(s State, now time.Time, r Receipt) (Decision, error) {
 	return d, nil
 }
 
-// planAcquire finds every count that the acquire touches, and how it stands.
-func planAcquire(r Reader, now time.Time, op Acquire) (plan, Decision, error) {
+// planAcquire finds every count that the acquire touches, and how it stands. Where it adds to a reservation, extended is that
+// one's receipt.
+func planAcquire(r Reader, now time.Time, op Acquire, extended *Receipt) (plan, Decision, error) {
 	book, err := r.Book()
 	if err != nil {
 		return plan{}, Decision{}, err
 	}
-	p := plan{reader: r, now: now, book: book, entries: make([]entry, 0, 1)}
-	if len(op.Charges) > 1 {
+	p := plan{reader: r, now: now, book: book, entries: make([]entry, 0, 1), charges: amounts(book, op)}
+	if len(p.charges) > 1 {
 		p.index = make(map[AccountKey]int)
 	}
-	for i, c := range op.Charges {
-		leaf := book.Rules(c.Bucket)
-		if leaf == nil {
-			return plan{}, Decision{Outcome: UnknownBucket, Detail: string(c.Bucket)}, nil
-		}
-		if c.CeilingSpan != 0 && !leaf.counts(c.Unit, c.CeilingSpan) {
-			var ps Problems
-			ps.Add(fmt.Sprintf("charges[%d].ceiling_window", i), "%s does not count %s by the %s; want %s, or leave it out",
-				c.Bucket, c.Unit, c.CeilingSpan, spansOf(leaf.caps(c.Unit)))
-			return plan{}, Decision{Outcome: Invalid, Problems: ps}, nil
-		}
-		p.add(c.Bucket, leaf, c)
-		for parent := c.Bucket.Parent(); parent != ""; parent = parent.Parent() {
-			if rules := book.declared(parent); rules != nil {
-				p.add(parent, rules, Charge{Unit: c.Unit, Amount: c.Amount})
-			}
-		}
-		if leaf.undeclared {
-			p.names = append(p.names, liveName{r.Windows().At(window.Day, now, leaf.zone).Label, c.Bucket})
-		}
+	if op.Reserve {
+		p.hold = &holding{extended: extended}
 	}
-	if len(p.entries) > CountsMax {
-		var ps Problems
-		ps.Add("charges", "touch %d counts, over all buckets, parents and windows; at most %d in one request", len(p.entries), CountsMax)
-		return plan{}, Decision{Outcome: Invalid, Problems: ps}, nil
+	if refusal := p.layOut(); refusal.Outcome != 0 {
+		return plan{}, refusal, nil
 	}
 	if err := p.read(); err != nil {
 		return plan{}, Decision{}, err
@@ -149,22 +156,73 @@ func planAcquire(r Reader, now time.Time, op Acquire) (plan, Decision, error) {
 	return p, refusal, err
 }
 
-// add asks the counts of one bucket for a charge.
-func (p *plan) add(b Bucket, rules *Rules, c Charge) {
+// layOut asks every count of every charge for its amount, or tells why that cannot be.
+func (p *plan) layOut() Decision {
+	book := p.book
+	for i, c := range p.charges {
+		leaf := book.Rules(c.Bucket)
+		if leaf == nil {
+			return Decision{Outcome: UnknownBucket, Detail: string(c.Bucket)}
+		}
+		if c.CeilingSpan != 0 && !leaf.counts(c.Unit, c.CeilingSpan) {
+			var ps Problems
+			ps.Add(fmt.Sprintf("charges[%d].ceiling_window", i), "%s does not count %s by the %s; want %s, or leave it out",
+				c.Bucket, c.Unit, c.CeilingSpan, spansOf(leaf.caps(c.Unit)))
+			return Decision{Outcome: Invalid, Problems: ps}
+		}
+		p.charge(i, leaf, c)
+		if leaf.undeclared {
+			p.names = append(p.names, liveName{p.reader.Windows().At(window.Day, p.now, leaf.zone).Label, c.Bucket})
+		}
+	}
+	if len(p.entries) > CountsMax {
+		return tooManyCounts(len(p.entries))
+	}
+	return Decision{}
+}
+
+func tooManyCounts(n int) Decision {
+	var ps Problems
+	ps.Add("charges", "touch %d counts, over all buckets, parents and windows; at most %d in one request", n, CountsMax)
+	return Decision{Outcome: Invalid, Problems: ps}
+}
+
+// charge asks the counts of a bucket and of its parents for a charge. A ceiling binds the bucket alone.
+func (p *plan) charge(i int, leaf *Rules, c Charge) {
+	p.add(i, c.Bucket, leaf, c)
+	for parent := c.Bucket.Parent(); parent != ""; parent = parent.Parent() {
+		if rules := p.book.declared(parent); rules != nil {
+			p.add(i, parent, rules, Charge{Unit: c.Unit, Amount: c.Amount})
+		}
+	}
+}
+
+// add asks the counts of one bucket for a charge, which is number i of the request's.
+func (p *plan) add(i int, b Bucket, rules *Rules, c Charge) {
+	if p.hold != nil {
+		p.hold.bucket(b, rules)
+	}
 	limited := rules.limits(c.Unit)
 	for _, sc := range rules.caps(c.Unit) {
 		w := p.reader.Windows().At(sc.span, p.now, rules.zone)
 		e := entry{
 			key:    AccountKey{Bucket: b, Unit: c.Unit, Span: sc.span, Label: w.Label},
 			window: w, amount: c.Amount, declared: p.book.limit(rules, c.Unit, w), lasting: sc.cap,
-			limited: limited,
+			limited: limited, percent: rules.Settings.MaxHold,
 		}
 		if c.CeilingSpan == sc.span || c.CeilingSpan == 0 && (sc.cap.Set || !limited) {
 			e.ceiling = c.Ceiling
 		}
-		if i, ok := p.index[e.key]; ok {
-			p.entries[i].amount += e.amount
-			p.entries[i].ceiling = p.entries[i].ceiling.Lower(e.ceiling)
+		at, again := p.index[e.key]
+		if !again {
+			at = len(p.entries)
+		}
+		if p.hold != nil {
+			p.hold.parts = append(p.hold.parts, part{charge: i, entry: at})
+		}
+		if again {
+			p.entries[at].amount += e.amount
+			p.entries[at].ceiling = p.entries[at].ceiling.Lower(e.ceiling)
 			continue
 		}
 		if p.index != nil {
@@ -181,6 +239,9 @@ func (p *plan) read() error {
 		if e.account, e.kept, err = p.reader.Account(e.key); err != nil {
 			return err
 		}
+	}
+	if p.hold != nil {
+		return p.readHold()
 	}
 	return nil
 }
@@ -252,18 +313,30 @@ func (p *plan) counted(name liveName) bool {
 
 // verdict decides: every count has room for what is asked of it, or all those that have not are named.
 func (p *plan) verdict() (Decision, error) {
-	violations := p.violations()
-	if violations == nil {
+	violations, crowded := p.violations(), p.crowded()
+	if violations == nil && crowded == nil {
 		return Decision{Outcome: Done}, nil
 	}
-	at, err := p.passAt(violations)
+	due, err := p.reader.Due(p.now, 1)
 	if err != nil {
 		return Decision{}, err
+	}
+	if len(due) > 0 { // what it holds may be free
+		return Decision{Outcome: Behind}, nil
+	}
+	var at time.Time
+	if violations != nil {
+		if at, err = p.passAt(violations); err != nil {
+			return Decision{}, err
+		}
 	}
 	for i := range violations { // an override made for a later window may grant what is too much for what is declared
 		violations[i].Never = violations[i].Never && at.IsZero()
 	}
-	return Decision{Outcome: Denied, Violations: violations, RetryAt: at}, nil
+	if crowded != nil { // nobody knows when a reservation will end
+		at = time.Time{}
+	}
+	return Decision{Outcome: Denied, Violations: append(violations, crowded...), RetryAt: at}, nil
 }
 
 // violations compares by subtraction, which cannot overflow: counts and bounds are never negative. Never is what the declared
@@ -275,6 +348,10 @@ func (p *plan) violations() []Violation {
 		most := e.account.limit(e.declared)
 		if !most.Set {
 			most = AtMost(CountMax)
+		}
+		if v, ok := p.share(e, most); ok {
+			violations = append(violations, v)
+			continue
 		}
 		bound := most.Lower(e.ceiling)
 		if e.amount <= bound.Max-e.account.Used-e.account.Held {
@@ -297,7 +374,7 @@ func (p *plan) violations() []Violation {
 // later one, and a change of zone may lead to a window that was charged before. Zero if it would not pass in any of the windows
 // looked at.
 func (p *plan) passAt(violations []Violation) (time.Time, error) {
-	later := plan{reader: p.reader, entries: slices.Clone(p.entries)}
+	later := plan{reader: p.reader, entries: slices.Clone(p.entries), hold: p.hold}
 	at := retryAt(violations)
 	for range windowsAhead {
 		if at.IsZero() {
@@ -322,7 +399,7 @@ func (p *plan) move(t time.Time) error {
 			continue
 		}
 		e.window = p.reader.Windows().At(e.key.Span, t, e.window.Start.Location())
-		e.key.Label, e.declared = e.window.Label, e.lasting
+		e.key.Label, e.declared, e.holds = e.window.Label, e.lasting, 0
 		var err error
 		if e.account, e.kept, err = p.reader.Account(e.key); err != nil {
 			return err
@@ -331,35 +408,31 @@ func (p *plan) move(t time.Time) error {
 	return nil
 }
 
-// commit charges every count, and keeps the receipt.
-func (p *plan) commit(s State, now time.Time, op Acquire) (Decision, error) {
+// take charges every count.
+func (p *plan) take(s State, receipted bool) error {
 	for i := range p.entries {
 		e := &p.entries[i]
-		e.account.Used += e.amount
-		if op.RequestID != "" {
+		switch {
+		case p.hold != nil:
+			e.account.Held += e.amount
+		case receipted:
 			e.account.Receipted += e.amount
+			fallthrough
+		default:
+			e.account.Used += e.amount
 		}
 		e.account.Limit = e.declared
 		e.account.cover(e.window)
 		if err := s.SetAccount(e.key, e.account); err != nil {
-			return Decision{}, err
+			return err
 		}
 	}
 	for _, n := range p.names {
 		if err := s.AddLiveName(n.day, n.bucket); err != nil {
-			return Decision{}, err
+			return err
 		}
 	}
-	if op.RequestID != "" {
-		r := Receipt{Fingerprint: op.sum, Time: now, Entries: make([]Entry, len(p.entries))}
-		for i, e := range p.entries {
-			r.Entries[i] = Entry{Key: e.key, Amount: e.amount, Resets: e.account.Resets}
-		}
-		if err := s.SetReceipt(ReceiptKey{op.Principal, op.RequestID}, r); err != nil {
-			return Decision{}, err
-		}
-	}
-	return Decision{Outcome: Done, Balances: p.balances()}, nil
+	return nil
 }
 
 func (p *plan) balances() []Balance {

@@ -315,6 +315,13 @@ func reset(s State, now time.Time, op Reset) (Decision, error) {
 	if err != nil {
 		return Decision{}, err
 	}
+	due, err := s.Due(now, 1)
+	if err != nil {
+		return Decision{}, err
+	}
+	if len(due) > 0 { // what it was charged by its expiry is forgotten with the rest
+		return Decision{Outcome: Behind}, nil
+	}
 	keys, err := currentKeys(s, now, op.Bucket)
 	if err != nil {
 		return Decision{}, err

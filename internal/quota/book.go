@@ -208,6 +208,22 @@ func (b *Book) Rules(bucket Bucket) *Rules {
 	return b.fallback
 }
 
+// terms returns the settings that reservations of a bucket are made under: its own, or those of the nearest parent that is
+// declared. Hold is always set; of the limits, each bucket has its own.
+func (b *Book) terms(bucket Bucket) Settings {
+	s := b.counted.Settings
+	for ; bucket != ""; bucket = bucket.Parent() {
+		if r := b.declared(bucket); r != nil {
+			s = r.Settings
+			break
+		}
+	}
+	if s.Hold == 0 {
+		s.Hold = HoldDefault
+	}
+	return s
+}
+
 // Zone returns the zone of a bucket's windows, also where nobody declared it.
 func (b *Book) Zone(bucket Bucket) *time.Location {
 	if r := b.Rules(bucket); r != nil {

@@ -20,11 +20,24 @@ const (
 	UnknownBucket          // nobody declared the bucket, and the default is off
 	TooManyNames           // the bound on live undeclared names is reached, or that on the units of a bucket
 	DeclaredInFile         // the buckets file declares it, and it has to be changed there
+
+	UnknownReservation // the caller has no acquire under that id, or its receipt has left
+	NotReservation     // the acquire was a plain one: there is nothing to settle or to extend
+	AlreadySettled     // it was settled before, with other amounts than these; Decision.Reservation says which
+	AlreadyReleased    // it was given back before
+	AlreadyExpired     // its time was over before it was to be extended
+
+	// Behind means that nothing was decided: reservations are due to expire, and what is asked depends on them. Apply Expire until
+	// there are no more, and ask again. A store does that by itself.
+	Behind
 )
 
 // String returns the outcome's name, as metrics and logs have it.
 func (o Outcome) String() string {
-	names := [...]string{"", "done", "denied", "invalid", "id_reused", "unknown_bucket", "too_many_names", "declared_in_file"}
+	names := [...]string{
+		"", "done", "denied", "invalid", "id_reused", "unknown_bucket", "too_many_names", "declared_in_file",
+		"unknown_reservation", "not_reservation", "already_settled", "already_released", "already_expired", "behind",
+	}
 	if o == 0 || int(o) >= len(names) {
 		return fmt.Sprintf("outcome(%d)", uint8(o))
 	}
@@ -33,7 +46,10 @@ func (o Outcome) String() string {
 
 // Outcomes returns every outcome.
 func Outcomes() []Outcome {
-	return []Outcome{Done, Denied, Invalid, IDReused, UnknownBucket, TooManyNames, DeclaredInFile}
+	return []Outcome{
+		Done, Denied, Invalid, IDReused, UnknownBucket, TooManyNames, DeclaredInFile,
+		UnknownReservation, NotReservation, AlreadySettled, AlreadyReleased, AlreadyExpired, Behind,
+	}
 }
 
 // Decision is the answer to an op.
@@ -41,14 +57,28 @@ type Decision struct {
 	Outcome    Outcome
 	Time       time.Time   // when it was decided, by the ledger's clock
 	Replayed   bool        // the request had been granted before, under the same id
-	Balances   []Balance   // Acquire: the counts charged, as they stand now
+	Balances   []Balance   // Acquire, Settle, Release, Extend: the counts charged, as they stand now
 	Violations []Violation // Denied: every limit that refused
 	RetryAt    time.Time   // Denied: when this very request could pass if nothing else were taken; zero if never, or not soon
 	Problems   Problems    // Invalid
 	Detail     string      // a refusal's bucket, bucket and unit, or id, for people
 
+	Expiry      time.Time    // Acquire, Extend: when the reservation expires; zero for a plain acquire
+	Reservation *Reservation // AlreadySettled, AlreadyReleased, AlreadyExpired: how it stands
+	Late        bool         // Settle, Release: the reservation had expired
+	Overage     []Amount     // Settle: what it added above the limits, by unit; where several limits are passed, the most
+	Charged     int          // Expire: reservations whose amounts became used
+	Released    int          // Expire: reservations whose amounts were given back
+	More        bool         // Expire: whether more are due
+
 	Before, After []Balance // Reset, SetOverride: the counts changed
 	Changes       []Change  // SetBucket, DeleteBucket, ApplySet, Adopt: what is declared otherwise now
+}
+
+// Amount is so many of a unit.
+type Amount struct {
+	Unit   Unit
+	Amount int64
 }
 
 // Change is one difference between two declared sets; nil is not declared.
@@ -91,12 +121,24 @@ type Violation struct {
 	Ceiling   bool    // whether it was the ceiling
 	Restored  bool    // whether a backup was restored today, and the limit is 0 until the day ends
 	Never     bool    // whether no wait can help: the count never resets, or it is too much for every window looked at
+	MaxHold   bool    // whether it was the share that one reservation may hold
+	InFlight  bool    // whether it was the number of open reservations; the unit of Balance is then Reservations
 }
+
+// Reservations is what open reservations are counted in where a bucket has too many of them. It is a word for people: a unit of
+// that name which somebody counts is another thing.
+const Reservations = Unit("reservations")
 
 // String says what refused and how much is left, such as "portfolio: 50 of 50 calls used this day, 1 asked".
 func (v Violation) String() string {
 	b := v.Balance
 	var s strings.Builder
+	switch {
+	case v.InFlight:
+		return fmt.Sprintf("%s: %d of %d reservations in flight", b.Bucket, b.Held, v.Cap)
+	case v.MaxHold:
+		return fmt.Sprintf("%s: one reservation may hold %d %s of a %s's limit, %d asked", b.Bucket, v.Cap, b.Unit, b.Window.Span, v.Requested)
+	}
 	fmt.Fprintf(&s, "%s: %d of %d %s used", b.Bucket, b.Used, v.Cap, b.Unit)
 	if b.Held > 0 {
 		fmt.Fprintf(&s, " and %d held", b.Held)

@@ -32,8 +32,23 @@ const (
 	NoteBytesMax = 500
 	// OverrideAheadMax is how far ahead the window of an override may begin.
 	OverrideAheadMax = 400 * 24 * time.Hour
-	// ReceiptLife is how long a receipt lives at least, and so for how long a request may be sent again.
+	// ReceiptLife is how long a receipt lives at least after it was last written, and so for how long a request may be sent again,
+	// and a reservation be settled after it has expired.
 	ReceiptLife = 24 * time.Hour
+	// HoldMin is the shortest time for which a reservation can be held: the ledger's time is kept to it.
+	HoldMin = time.Millisecond
+	// HoldMax is how far ahead a reservation may expire. It is no more than ReceiptLife, so that the receipt of an open one is
+	// always there.
+	HoldMax = 24 * time.Hour
+	// HoldDefault is how long a reservation is held where neither its caller nor its bucket says.
+	HoldDefault = 15 * time.Minute
+	// InFlightMax is the most that max_in_flight may be.
+	InFlightMax int64 = 1e9
+	// EstimatesMax is how many estimates one bucket may have. They are charges of an acquire that names none.
+	EstimatesMax = ChargesMax
+	// UsedMax is the most that a count is said to have used. Only settlements can pass CountMax, which are recorded and not
+	// refused; what is beyond is cut off, so that no sum overflows.
+	UsedMax int64 = 5e18
 )
 
 // Relations that the arithmetic depends on: sums of one request, added to any count, stay within int64.
@@ -42,4 +57,7 @@ const (
 	_ = uint64(1<<63 - 1 - CountMax - ChargesMax*AmountMax) // and above it without overflow
 	_ = uint(UnitsMax - LimitsMax)                          // the units that a bucket limits never use up all there may be
 	_ = uint(CountsMax - ChargesMax*SegmentsMax)            // the largest request fits where each bucket counts it in one window
+	_ = uint64(1<<63 - 1 - UsedMax - CountMax)              // used and held, both at their most, do not overflow
+	_ = uint64(UsedMax - CountMax)
+	_ = uint64(ReceiptLife - HoldMax)
 )

@@ -113,6 +113,14 @@ func (u Unit) Check() error {
 	return nil
 }
 
+// requireRequestID is for what names an acquire that was made before.
+func requireRequestID(id string) error {
+	if id == "" {
+		return fmt.Errorf("is left out; want the request_id of the acquire")
+	}
+	return checkRequestID(id)
+}
+
 func checkRequestID(id string) error {
 	const right = "; a request id is 1 to 128 bytes of printable ASCII without spaces, such as a UUID"
 	if len(id) > RequestIDBytesMax {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/quotad/quotad/internal/window"
 )
@@ -15,16 +16,43 @@ type Op interface{ isOp() }
 type Acquire struct {
 	Principal string // who calls; scopes RequestID. It has no NUL
 	Bucket    Bucket
-	Charges   []Charge // none means one call from Bucket
-	RequestID string   // "" means that it cannot be recognised when it is sent again
+	Charges   []Charge      // none means one call from Bucket, and what its estimates say of other units
+	RequestID string        // "" means that it cannot be recognised when it is sent again
+	Reserve   bool          // hold the amounts rather than use them; needs a RequestID
+	Hold      time.Duration // of a reservation, HoldMin to HoldMax; 0 means the bucket's
+	bare      bool          // no charges were named
 	sum       Fingerprint
+}
+
+// Settle replaces what a reservation holds by what was really used, in the windows that admitted it.
+type Settle struct {
+	Principal, RequestID string
+	Charges              []Charge // Amount is 0 to AmountMax; what is not named settles as held
+}
+
+// Release gives a reservation back, or undoes a plain acquire.
+type Release struct{ Principal, RequestID string }
+
+// Extend keeps a reservation longer, and takes more for it. Validate must have passed before it is applied.
+type Extend struct {
+	Principal, RequestID string
+	ExtendID             string        // "" means that it cannot be recognised when it is sent again; needed with Charges
+	Hold                 time.Duration // from now, HoldMin to HoldMax; 0 keeps the expiry, as does one that is earlier
+	Charges              []Charge
+	sum                  Fingerprint
+}
+
+// Expire ends reservations that nobody settled in time, the first to expire first.
+type Expire struct {
+	Max int // at most so many; with 0 it only tells whether there are any
 }
 
 // Charge is one amount to take.
 type Charge struct {
 	Bucket      Bucket      // "" means the request's
 	Unit        Unit        // "" means Calls
-	Amount      int64       // 1 to AmountMax
+	Amount      int64       // 1 to AmountMax; 1 with Default
+	Default     bool        // no amount was named: the bucket's estimate for the unit, or 1. Of a Settle: as much as is held
 	Ceiling     Cap         // the caller's own lower bound on the count
 	CeilingSpan window.Span // the window that the ceiling binds; 0 means each that is limited, or the day if none is
 }
@@ -90,6 +118,10 @@ type Note struct {
 }
 
 func (Acquire) isOp()      {}
+func (Settle) isOp()       {}
+func (Release) isOp()      {}
+func (Extend) isOp()       {}
+func (Expire) isOp()       {}
 func (SetBucket) isOp()    {}
 func (DeleteBucket) isOp() {}
 func (ApplySet) isOp()     {}
@@ -131,28 +163,46 @@ func (a *Acquire) Validate() Problems {
 	if a.RequestID != "" {
 		ps.Try("request_id", checkRequestID(a.RequestID))
 	}
-	if len(a.Charges) > ChargesMax {
-		ps.Add("charges", "has %d; at most %d in one request", len(a.Charges), ChargesMax)
-		return ps
+	if a.Reserve && a.RequestID == "" {
+		ps.Add("request_id", "is left out; a reservation is settled by it, so that hold needs one")
+	}
+	if a.Hold != 0 {
+		checkHold(&ps, a.Hold, "0 for the bucket's own hold time")
 	}
 	if len(a.Charges) == 0 {
-		a.Charges = []Charge{{Amount: 1}}
+		a.bare = true
+		a.Charges = []Charge{{Amount: 1, Default: true}}
 	}
-	for i := range a.Charges {
-		a.validateCharge(i, &ps)
-	}
+	validateCharges(a.Charges, a.Bucket, &ps)
 	if ps == nil {
 		a.sum = a.fingerprint()
 	}
 	return ps
 }
 
-func (a *Acquire) validateCharge(i int, ps *Problems) {
-	c := &a.Charges[i]
+func checkHold(ps *Problems, hold time.Duration, or string) {
+	if hold < HoldMin || hold > HoldMax {
+		ps.Add("hold", "is %s; want %s to %s, or %s", hold, HoldMin, HoldMax, or)
+	}
+}
+
+// validateCharges fills in what was left out; what one without a bucket is charged to may be known only later.
+func validateCharges(charges []Charge, main Bucket, ps *Problems) {
+	if len(charges) > ChargesMax {
+		ps.Add("charges", "has %d; at most %d in one request", len(charges), ChargesMax)
+		return
+	}
+	for i := range charges {
+		validateCharge(charges, i, main, ps)
+	}
+}
+
+func validateCharge(charges []Charge, i int, main Bucket, ps *Problems) {
+	c := &charges[i]
 	field := func(name string) string { return fmt.Sprintf("charges[%d].%s", i, name) }
 	faults := len(*ps)
 	if c.Bucket == "" {
-		c.Bucket = a.Bucket
+		c.Bucket = main
 	} else if err := c.Bucket.Check(); err != nil {
 		ps.Try(field("bucket"), err)
 	}
@@ -174,7 +224,7 @@ func (a *Acquire) validateCharge(i int, ps *Problems) {
 	if c.CeilingSpan != 0 && !c.Ceiling.Set {
 		ps.Add(field("ceiling_window"), "is given without a ceiling; give both or neither")
 	}
-	for j, d := range a.Charges[:i] {
+	for j, d := range charges[:i] {
 		if named && d.Bucket == c.Bucket && d.Unit == c.Unit {
 			ps.Add(field("unit"), "%s of %s is charged by charges[%d] already; add the amounts up in one charge", c.Unit, c.Bucket, j)
 		}
@@ -187,7 +237,21 @@ func (a *Acquire) fingerprint() Fingerprint {
 		return Fingerprint{}
 	}
 	buf := make([]byte, 0, 256)
-	text := func(s string) { buf = append(binary.AppendUvarint(buf, uint64(len(s))), s...) }
+	if a.Reserve {
+		buf = binary.AppendVarint(append(buf, "reserve/1"...), int64(a.Hold))
+	} else {
+		buf = append(buf, "acquire/1"...)
+	}
+	return fingerprint(appendText(buf, string(a.Bucket)), a.Charges)
+}
+
+func appendText(buf []byte, s string) []byte {
+	return append(binary.AppendUvarint(buf, uint64(len(s))), s...)
+}
+
+// fingerprint sums up what came before and the charges. An amount that was left out counts as 1 here, whatever it is estimated at:
+// what a caller said is told apart, not what is declared.
+func fingerprint(buf []byte, charges []Charge) Fingerprint {
 	bounded := func(c Cap) {
 		if c.Set {
 			buf = binary.AppendVarint(append(buf, 1), c.Max)
@@ -195,15 +259,69 @@ func (a *Acquire) fingerprint() Fingerprint {
 			buf = append(buf, 0)
 		}
 	}
-	buf = append(buf, "acquire/1"...)
-	text(string(a.Bucket))
-	for _, c := range a.Charges {
-		text(string(c.Bucket))
-		text(string(c.Unit))
+	for _, c := range charges {
+		buf = appendText(appendText(buf, string(c.Bucket)), string(c.Unit))
 		buf = binary.AppendVarint(buf, c.Amount)
 		bounded(c.Ceiling)
 		buf = append(buf, byte(c.CeilingSpan))
 	}
 	sum := sha256.Sum256(buf)
 	return Fingerprint(sum[:16])
+}
+
+// Validate fills in what was left out and tells what is wrong; none if the extension may be applied.
+func (x *Extend) Validate() Problems {
+	var ps Problems
+	ps.Try("request_id", requireRequestID(x.RequestID))
+	if x.ExtendID != "" {
+		ps.Try("extend_id", checkRequestID(x.ExtendID))
+	} else if len(x.Charges) > 0 {
+		ps.Add("extend_id", "is left out; with charges it is needed, so that sending them again takes nothing more")
+	}
+	if x.Hold != 0 {
+		checkHold(&ps, x.Hold, "leave it out to keep the expiry")
+	} else if len(x.Charges) == 0 {
+		ps.Add("hold", "is left out, and so are charges; want one of them, or nothing would be extended")
+	}
+	validateCharges(x.Charges, "", &ps)
+	if ps == nil {
+		x.sum = fingerprint(binary.AppendVarint([]byte("extend/1"), int64(x.Hold)), x.Charges)
+	}
+	return ps
+}
+
+// Validate tells what is wrong; none if the settlement may be applied.
+func (s *Settle) Validate() Problems {
+	var ps Problems
+	ps.Try("request_id", requireRequestID(s.RequestID))
+	if len(s.Charges) > ChargesMax {
+		ps.Add("charges", "has %d; at most %d in one request", len(s.Charges), ChargesMax)
+		return ps
+	}
+	for i := range s.Charges {
+		c := &s.Charges[i]
+		field := func(name string) string { return fmt.Sprintf("charges[%d].%s", i, name) }
+		if c.Bucket != "" {
+			ps.Try(field("bucket"), c.Bucket.Check())
+		}
+		if c.Unit == "" {
+			c.Unit = Calls
+		} else {
+			ps.Try(field("unit"), c.Unit.Check())
+		}
+		if !c.Default && (c.Amount < 0 || c.Amount > AmountMax) {
+			ps.Add(field("amount"), "is %d; want 0 to %d, or leave it out for what is held", c.Amount, AmountMax)
+		}
+		if c.Ceiling.Set || c.CeilingSpan != 0 {
+			ps.Add(field("ceiling"), "is given; a settlement records what was used, and is never refused for its amount")
+		}
+	}
+	return ps
+}
+
+// Validate tells what is wrong; none if the release may be applied.
+func (r *Release) Validate() Problems {
+	var ps Problems
+	ps.Try("request_id", requireRequestID(r.RequestID))
+	return ps
 }

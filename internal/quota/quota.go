@@ -19,6 +19,14 @@ func apply(s State, now time.Time, op Op) (Decision, error) {
 	switch op := op.(type) {
 	case Acquire:
 		return acquire(s, now, op)
+	case Settle:
+		return settle(s, now, op)
+	case Release:
+		return release(s, now, op)
+	case Extend:
+		return extend(s, now, op)
+	case Expire:
+		return expire(s, now, op)
 	case SetBucket:
 		return setBucket(s, now, op)
 	case DeleteBucket:

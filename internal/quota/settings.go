@@ -2,6 +2,7 @@ package quota
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +35,21 @@ type Settings struct {
 	OnExpiry    OnExpiry
 	Description string // for people; at most NoteBytesMax bytes
 	Source      Source
+
+	MaxHold     int           // the share of each limit that one reservation may hold, in percent, 1 to 100; 0 means the whole
+	MaxInFlight int64         // how many reservations may be open at a time, on the bucket and below it; 0 means any number
+	Hold        time.Duration // of a reservation whose caller leaves it to the bucket; 0 means HoldDefault
+	Estimates   []Estimate    // what a call is taken to need where its caller does not say
 }
+
+// Estimate is what a call is taken to need of a unit where its caller does not say.
+type Estimate struct {
+	Unit   Unit
+	Amount int64 // 1 to AmountMax
+}
+
+// String returns the estimate as it is written, such as "4096 output_tokens".
+func (e Estimate) String() string { return fmt.Sprintf("%d %s", e.Amount, e.Unit) }
 
 // Check tells what is wrong with the settings; nil if nothing is.
 func (s Settings) Check() error {
@@ -50,24 +65,63 @@ func (s Settings) Check() error {
 	if len(s.Description) > NoteBytesMax {
 		return fmt.Errorf("description: has %d bytes; at most %d", len(s.Description), NoteBytesMax)
 	}
+	if s.MaxHold < 0 || s.MaxHold > 100 {
+		return fmt.Errorf("max_hold: is %d percent; want 1 to 100, or leave it out for the whole", s.MaxHold)
+	}
+	if s.MaxInFlight < 0 || s.MaxInFlight > InFlightMax {
+		return fmt.Errorf("max_in_flight: is %d; want 1 to %d, or leave it out for any number", s.MaxInFlight, InFlightMax)
+	}
+	if s.Hold != 0 && (s.Hold < HoldMin || s.Hold > HoldMax) {
+		return fmt.Errorf("hold: is %s; want %s to %s, or leave it out for %s", s.Hold, HoldMin, HoldMax, HoldDefault)
+	}
+	return s.checkEstimates()
+}
+
+// checkEstimates refuses also an estimate that no acquire could ever be granted with.
+func (s Settings) checkEstimates() error {
+	if len(s.Estimates) > EstimatesMax {
+		return fmt.Errorf("estimates: there are %d; at most %d", len(s.Estimates), EstimatesMax)
+	}
+	for i, e := range s.Estimates {
+		if err := e.Unit.Check(); err != nil {
+			return fmt.Errorf("estimates: unit %w", err)
+		}
+		if e.Amount < 1 || e.Amount > AmountMax {
+			return fmt.Errorf("estimates: %s is estimated at %d; want 1 to %d", e.Unit, e.Amount, AmountMax)
+		}
+		for _, other := range s.Estimates[:i] {
+			if other.Unit == e.Unit {
+				return fmt.Errorf("estimates: %s is estimated twice; keep one", e.Unit)
+			}
+		}
+		for _, l := range s.Limits {
+			if l.Unit == e.Unit && l.Max > 0 && e.Amount > share(AtMost(l.Max), s.MaxHold).Max {
+				return fmt.Errorf("estimates: %s is more than the limit of %s lets one reservation hold, so that none would be granted", e, l)
+			}
+		}
+	}
 	return nil
 }
 
-// Equal tells whether two settings declare the same, wherever they came from. The order of limits does not matter.
+// share returns what one reservation may hold of a limit: percent of it, rounded up, so that it is never nothing of something.
+func share(limit Cap, percent int) Cap {
+	if !limit.Set || percent == 0 {
+		return limit
+	}
+	whole, rest := limit.Max/100, limit.Max%100
+	return AtMost(whole*int64(percent) + (rest*int64(percent)+99)/100)
+}
+
+// Equal tells whether two settings declare the same, wherever they came from. The order of limits and estimates does not matter.
 func (s Settings) Equal(t Settings) bool {
-	if s.Zone != t.Zone || s.OnExpiry != t.OnExpiry || s.Description != t.Description || len(s.Limits) != len(t.Limits) {
-		return false
-	}
-	for _, l := range s.Limits {
-		found := false
-		for _, m := range t.Limits {
-			found = found || l == m
-		}
-		if !found {
-			return false
-		}
-	}
-	return true
+	return s.Zone == t.Zone && s.OnExpiry == t.OnExpiry && s.Description == t.Description &&
+		s.MaxHold == t.MaxHold && s.MaxInFlight == t.MaxInFlight && s.Hold == t.Hold &&
+		sameSet(s.Limits, t.Limits) && sameSet(s.Estimates, t.Estimates)
+}
+
+// sameSet tells whether two lists have the same elements, in whatever order. None is in a list twice.
+func sameSet[T comparable](a, b []T) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(v T) bool { return !slices.Contains(b, v) })
 }
 
 // String returns the settings in a line, for the audit trail.
@@ -81,6 +135,18 @@ func (s Settings) String() string {
 	}
 	if s.OnExpiry == ExpiryRelease {
 		parts = append(parts, "on expiry release")
+	}
+	if s.MaxHold != 0 {
+		parts = append(parts, fmt.Sprintf("a reservation holds at most %d%%", s.MaxHold))
+	}
+	if s.MaxInFlight != 0 {
+		parts = append(parts, fmt.Sprintf("at most %d reservations in flight", s.MaxInFlight))
+	}
+	if s.Hold != 0 {
+		parts = append(parts, "held for "+s.Hold.String())
+	}
+	for _, e := range s.Estimates {
+		parts = append(parts, fmt.Sprintf("estimate %s", e))
 	}
 	if s.Description != "" {
 		parts = append(parts, fmt.Sprintf("described as %q", s.Description))

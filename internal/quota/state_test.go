@@ -1,7 +1,9 @@
 package quota_test
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -20,6 +22,8 @@ type mapState struct {
 	accounts map[quota.AccountKey]quota.Account
 	receipts map[quota.ReceiptKey]quota.Receipt
 	live     map[string]map[quota.Bucket]bool
+	expiries map[quota.ReceiptKey]time.Time
+	inFlight map[quota.Bucket]int64
 	audits   []quota.AuditRecord
 	windows  window.Cache
 
@@ -49,6 +53,8 @@ func makeState(defaults quota.Defaults, declared map[string]quota.Settings) (*ma
 		accounts: make(map[quota.AccountKey]quota.Account),
 		receipts: make(map[quota.ReceiptKey]quota.Receipt),
 		live:     make(map[string]map[quota.Bucket]bool),
+		expiries: make(map[quota.ReceiptKey]time.Time),
+		inFlight: make(map[quota.Bucket]int64),
 	}, nil
 }
 
@@ -124,6 +130,53 @@ func (s *mapState) SetReceipt(k quota.ReceiptKey, r quota.Receipt) error {
 	}
 	s.writes++
 	s.receipts[k] = r
+	return nil
+}
+
+func (s *mapState) InFlight(b quota.Bucket) (int64, error) {
+	if s.fails(true) {
+		return 0, errState
+	}
+	return s.inFlight[b], nil
+}
+
+func (s *mapState) SetInFlight(b quota.Bucket, n int64) error {
+	if s.fails(false) {
+		return errState
+	}
+	s.writes++
+	s.inFlight[b] = n
+	return nil
+}
+
+func (s *mapState) Due(now time.Time, most int) ([]quota.ReceiptKey, error) {
+	if s.fails(true) {
+		return nil, errState
+	}
+	var due []quota.ReceiptKey
+	for k, at := range s.expiries {
+		if !at.After(now) {
+			due = append(due, k)
+		}
+	}
+	slices.SortFunc(due, func(a, b quota.ReceiptKey) int {
+		return cmp.Or(s.expiries[a].Compare(s.expiries[b]), cmp.Compare(a.Principal, b.Principal), cmp.Compare(a.RequestID, b.RequestID))
+	})
+	return due[:min(len(due), most)], nil
+}
+
+func (s *mapState) Schedule(k quota.ReceiptKey, before time.Time, r quota.Receipt) error {
+	if s.fails(false) {
+		return errState
+	}
+	s.writes++
+	if had, ok := s.expiries[k]; ok != !before.IsZero() || !had.Equal(before) {
+		return fmt.Errorf("%v was to expire at %v, not %v", k, had, before)
+	}
+	delete(s.expiries, k)
+	if r.Phase == quota.PhaseOpen {
+		s.expiries[k] = r.Hold.Expiry
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package quota
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,8 +16,9 @@ type View struct {
 	Declared *Settings // under this very name; nil if nothing is
 	InForce  string    // the declaration in force: see Rules.Name
 	Unknown  bool      // nobody declared it, and the default is off
-	Settings Settings  // in force, with its zone
+	Settings Settings  // in force, with its zone; what reservations are made under may come from a parent
 	Balances []Balance // current counts; limits that have not been charged yet are there with 0 used
+	InFlight int64     // open reservations on the bucket and, where it is declared, below it
 }
 
 // Look returns a bucket, or a declared pattern, as it stands at now.
@@ -33,6 +35,7 @@ func Look(r Reader, now time.Time, name string) (View, error) {
 		if v.Declared != nil {
 			c := compile(name, *v.Declared, book.defaults)
 			v.InForce, v.Settings = name, c.Settings
+			v.Settings.Hold = cmp.Or(c.Settings.Hold, HoldDefault)
 		}
 		return v, nil
 	}
@@ -42,6 +45,11 @@ func Look(r Reader, now time.Time, name string) (View, error) {
 		rules = book.counted
 	}
 	v.InForce, v.Settings = rules.Name, rules.Settings
+	terms := book.terms(Bucket(name))
+	v.Settings.Hold, v.Settings.OnExpiry, v.Settings.Estimates = terms.Hold, terms.OnExpiry, terms.Estimates
+	if v.InFlight, err = r.InFlight(Bucket(name)); err != nil {
+		return View{}, err
+	}
 	v.Balances, err = current(r, now, Bucket(name), rules)
 	return v, err
 }

@@ -10,8 +10,9 @@ import (
 	"github.com/quotad/quotad/internal/window"
 )
 
-// Schema is the version of the layout that this quotad writes, and the newest that it reads.
-const Schema = 1
+// Schema is the version of the layout that this quotad writes, and the newest that it reads. docs/format.md tells what each added:
+// 2 has reservations.
+const Schema = 2
 
 // ErrSchema means that the ledger was written by a newer quotad, or by something else.
 var ErrSchema = errors.New("store: unknown layout")
@@ -20,7 +21,7 @@ var ErrSchema = errors.New("store: unknown layout")
 func (s *Store) boot(ctx context.Context) error {
 	err := s.engine.Update(ctx, func(tx Tx) error {
 		st := newState(tx, s.o.Now(), &s.windows, &s.books)
-		fresh, err := checkSchema(tx)
+		schema, err := checkSchema(tx)
 		if err != nil {
 			return err
 		}
@@ -34,7 +35,7 @@ func (s *Store) boot(ctx context.Context) error {
 		}
 		s.clock = newClock(s.o.Now, s.o.Uptime, newest)
 		st = newState(tx, s.clock.last, &s.windows, &s.books)
-		if err := s.begin(st, fresh); err != nil {
+		if err := s.begin(st, schema); err != nil {
 			return err
 		}
 		return s.acceptClock(st, time.Unix(0, seen))
@@ -46,33 +47,49 @@ func (s *Store) boot(ctx context.Context) error {
 	return s.checkOpenWindows(ctx)
 }
 
-// checkSchema tells whether there is nothing yet, and refuses what it does not know.
-func checkSchema(tx Tx) (fresh bool, err error) {
+// checkSchema returns the layout that there is, 0 if there is nothing yet, and refuses what it does not know.
+func checkSchema(tx Tx) (schema int64, err error) {
 	st := state{tx: tx}
-	schema, err := st.number(spaceMeta, keySchema)
-	if err != nil {
-		return false, err
-	}
-	if schema == Schema {
-		return false, nil
+	schema, err = st.number(spaceMeta, keySchema)
+	if err != nil || 1 <= schema && schema <= Schema {
+		return schema, err
 	}
 	if schema != 0 {
-		return false, fmt.Errorf("%w: the ledger has layout %d, this quotad knows %d: use the newer quotad that wrote it", ErrSchema, schema, Schema)
+		return 0, fmt.Errorf("%w: the ledger has layout %d, this quotad knows %d: use the newer quotad that wrote it", ErrSchema, schema, Schema)
 	}
 	empty := true
 	err = tx.Spaces("", func(string) bool { empty = false; return false })
 	if err == nil && !empty {
 		err = fmt.Errorf("%w: there is data, and nothing that says it is quotad's", ErrSchema)
 	}
-	return true, err
+	return 0, err
+}
+
+// migrate brings a ledger of an older layout to this one. Reservations are all that layout 2 adds: what is there stays as it is, and
+// its number is what keeps an older quotad from a ledger whose reservations it would not see.
+func (s *state) migrate(schema int64) error {
+	if schema == Schema {
+		return nil
+	}
+	if err := s.putNumber(spaceMeta, keySchema, Schema); err != nil {
+		return err
+	}
+	if schema == 0 {
+		return nil
+	}
+	return s.Audit(quota.AuditRecord{
+		Time: s.now, Principal: "quotad", Action: "migrate",
+		Before: fmt.Sprintf("layout %d", schema), After: fmt.Sprintf("layout %d", Schema),
+	})
 }
 
 // begin marks the start, and what holds from now on where nothing is declared.
-func (s *Store) begin(st *state, fresh bool) error {
+func (s *Store) begin(st *state, schema int64) error {
+	if err := st.migrate(schema); err != nil {
+		return err
+	}
+	fresh := schema == 0
 	if fresh {
-		if err := st.putNumber(spaceMeta, keySchema, Schema); err != nil {
-			return err
-		}
 		if err := st.SetDefaults(s.o.Defaults); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/window"
 )
 
@@ -26,12 +27,23 @@ const (
 func (s *Store) keep(ctx context.Context) {
 	tidy := time.NewTicker(keepEvery)
 	defer tidy.Stop()
-	s.drop(ctx)
+	expiry := time.NewTimer(0) // what was due while nobody looked comes first
+	defer expiry.Stop()
 	var retry <-chan time.Time // nil while there is room
-	for {
+	for begun := false; ; {
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.wake:
+			if wait, some := s.wait(); some {
+				expiry.Reset(wait)
+			}
+		case <-expiry.C:
+			s.keepExpiring(ctx, expiry)
+			if !begun {
+				s.drop(ctx)
+			}
+			begun = true
 		case <-tidy.C:
 			s.drop(ctx)
 		case <-s.filled:
@@ -41,6 +53,20 @@ func (s *Store) keep(ctx context.Context) {
 				retry = time.After(retryEvery)
 			}
 		}
+	}
+}
+
+// keepExpiring expires what is due and sets the timer to the next.
+func (s *Store) keepExpiring(ctx context.Context, timer *time.Timer) {
+	err := s.expire(ctx)
+	wait, some := s.wait()
+	switch {
+	case err != nil && (ctx.Err() != nil || errors.Is(err, ErrClosed)):
+	case err != nil:
+		s.log.Error("expiring reservations", "error", err)
+		timer.Reset(retryEvery)
+	case some:
+		timer.Reset(wait)
 	}
 }
 
@@ -55,11 +81,15 @@ func (s *Store) drop(ctx context.Context) {
 	}
 	s.lag.Store(int64(len(due)))
 	for _, space := range due {
-		if err := s.letGo(ctx, space); err != nil {
+		gone, err := s.letGo(ctx, space)
+		if err != nil {
 			if !errors.Is(err, context.Canceled) && !errors.Is(err, ErrClosed) {
 				s.log.Error("letting old counts go", "space", space, "error", err)
 			}
 			return
+		}
+		if !gone {
+			continue
 		}
 		s.lag.Add(-1)
 		s.log.Info("old counts have left", "space", space)
@@ -68,20 +98,40 @@ func (s *Store) drop(ctx context.Context) {
 
 // letGo takes an expired space away, a piece a transaction: dropping a million counts at once was measured to hold up the writer
 // for 40 ms. The last piece goes in one stroke, with the space. Nobody misses the pieces meanwhile: the time of all of them is over.
-func (s *Store) letGo(ctx context.Context, space string) error {
+func (s *Store) letGo(ctx context.Context, space string) (gone bool, err error) {
 	for left := true; left; {
-		_, err := s.do(ctx, request{tidy: func(st *state) (err error) {
-			if left = false; !expired(space, s.clock.settled(), s.o.Retain) { // the clock may stand earlier than when we looked
+		_, err := s.do(ctx, request{tidy: func(st *state) error {
+			left, gone = false, false
+			if !expired(space, s.clock.settled(), s.o.Retain) { // the clock may stand earlier than when we looked
 				return nil
 			}
+			held, err := st.holds(space)
+			if err != nil || held {
+				return err
+			}
 			left, err = st.takeAway(space)
+			gone = !left
 			return err
 		}})
 		if err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return gone, nil
+}
+
+// holds tells whether a space has the receipt of a reservation that is open. One expires at most HoldMax after its receipt was last
+// written, and when it has been expired its receipt has moved to today's space; so that this is so only if it is due.
+func (s *state) holds(space string) (bool, error) {
+	if !strings.HasPrefix(space, receiptsAt) {
+		return false, nil
+	}
+	w, err := window.Day.Parse(space[len(receiptsAt):], time.UTC)
+	if err != nil {
+		return false, err
+	}
+	due, err := s.Due(w.End.Add(quota.HoldMax), 1)
+	return len(due) > 0, err
 }
 
 // takeAway deletes the first keys of a space, or the whole of it if there are no more.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"time"
@@ -14,6 +15,8 @@ import (
 const (
 	spaceMeta     = "meta"     // facts about the ledger itself
 	spaceSettings = "settings" // what is declared, by name
+	spaceExpiries = "expiries" // the open reservations, by when they expire
+	spaceInFlight = "inflight" // how many reservations are open on each bucket
 	receiptsAt    = "receipts/"
 	namesAt       = "names/"
 	auditAt       = "audit/"
@@ -24,6 +27,7 @@ const (
 	keyClock    = "clock"
 	keyBoot     = "boot"
 	keyAudit    = "audit" // the number of the last record
+	keyOpen     = "open"  // how many reservations are open
 
 	// keyCount is the number of names in a space of names. No name starts with NUL.
 	keyCount = "\x00count"
@@ -86,7 +90,41 @@ func spanOf(space string) (window.Span, bool) {
 func dateOf(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
 // receiptKey names a receipt within its space. NUL is in no principal and no id.
-func receiptKey(k quota.ReceiptKey) string { return k.Principal + "\x00" + k.RequestID }
+func receiptKey(k quota.ReceiptKey) string {
+	if k.ExtendID != "" {
+		return k.Principal + "\x00" + k.RequestID + "\x00" + k.ExtendID
+	}
+	return k.Principal + "\x00" + k.RequestID
+}
+
+// parseReceiptKey is the inverse of receiptKey.
+func parseReceiptKey(space, key string) (quota.ReceiptKey, error) {
+	parts := strings.Split(key, "\x00")
+	switch len(parts) {
+	case 2:
+		return quota.ReceiptKey{Principal: parts[0], RequestID: parts[1]}, nil
+	case 3:
+		return quota.ReceiptKey{Principal: parts[0], RequestID: parts[1], ExtendID: parts[2]}, nil
+	}
+	return quota.ReceiptKey{}, fmt.Errorf("%w: %q in %s is not the key of a receipt", ErrCorrupt, key, space)
+}
+
+// expiryKey makes open reservations sort by when they expire.
+func expiryKey(at time.Time, k quota.ReceiptKey) string {
+	var ms [8]byte
+	binary.BigEndian.PutUint64(ms[:], uint64(at.UnixMilli())) //nolint:gosec // no time of a ledger is before 1970
+	return string(ms[:]) + receiptKey(k)
+}
+
+// parseExpiryKey is the inverse of expiryKey.
+func parseExpiryKey(key string) (time.Time, quota.ReceiptKey, error) {
+	if len(key) < 8 {
+		return time.Time{}, quota.ReceiptKey{}, fmt.Errorf("%w: %q in %s is too short", ErrCorrupt, key, spaceExpiries)
+	}
+	at := time.UnixMilli(int64(binary.BigEndian.Uint64([]byte(key[:8])))).UTC() //nolint:gosec // expiryKey's own conversion, back
+	k, err := parseReceiptKey(spaceExpiries, key[8:])
+	return at, k, err
+}
 
 // auditKey makes audit records sort by their number.
 func auditKey(sequence int64) string { return fmt.Sprintf("%016x", sequence) }

@@ -46,7 +46,11 @@ type Batch struct {
 type Tally struct {
 	Op       quota.Op
 	Outcome  quota.Outcome // 0 if the op failed with an error
-	Replayed bool          // see quota.Decision
+	Replayed bool          // this and what follows: see quota.Decision
+	Late     bool
+	Overage  []quota.Amount
+	Charged  int
+	Released int
 }
 
 // Status is how a store is.
@@ -57,6 +61,8 @@ type Status struct {
 	Bytes, Most  int64     // room taken and the most that may be; 0 where the engine does not know
 	Commits      int64     // transactions made durable since the start
 	Undeclared   int64     // undeclared names with a count today
+	Open         int64     // reservations that are open
+	Oldest       time.Time // when the oldest of them was made, among the first 20,000 to expire; zero if none is open
 	Defaults     quota.Defaults
 	Declared     int           // buckets and patterns
 	Retain       time.Duration // see Options
@@ -84,6 +90,15 @@ type UsageQuery struct {
 	Unit     quota.Unit
 	After    string // the page token of the page before
 	Max      int    // 1 to PageMax
+}
+
+// ReservationQuery says which reservations to list.
+type ReservationQuery struct {
+	Prefix quota.Bucket  // "" means all
+	Phase  quota.Phase   // PhaseUsed means all
+	MinAge time.Duration // only those made at least so long ago
+	After  string        // the page token of the page before, of the same query
+	Max    int           // 1 to PageMax
 }
 
 // AuditQuery says which part of the audit trail to list, newest first.

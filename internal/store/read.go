@@ -21,8 +21,28 @@ const looksMax = 20_000
 // ErrPageToken means that a query's After is not what a page before ended with.
 var ErrPageToken = errors.New("store: not a page token of ours")
 
-// view runs fn on a snapshot, at the time by which the ledger counts.
+// view runs fn on a snapshot, at the time by which the ledger counts. Reservations that are due by then are expired first, as far
+// as one transaction does and if it can, so that nobody reads of them as open.
 func (s *Store) view(ctx context.Context, fn func(*state) error) error {
+	behind := false
+	err := s.snapshot(ctx, func(st *state) error {
+		due, err := st.Due(st.now, 1)
+		if behind = len(due) > 0; behind || err != nil {
+			return err
+		}
+		return fn(st)
+	})
+	if !behind {
+		return err
+	}
+	if _, err := s.do(ctx, request{op: quota.Expire{Max: expireMax}}); err != nil {
+		s.log.Debug("expiring before a reading", "error", err)
+	}
+	return s.snapshot(ctx, fn)
+}
+
+// snapshot runs fn on a snapshot as it is.
+func (s *Store) snapshot(ctx context.Context, fn func(*state) error) error {
 	if err := s.broken(); err != nil {
 		return err
 	}
@@ -31,13 +51,20 @@ func (s *Store) view(ctx context.Context, fn func(*state) error) error {
 	})
 }
 
-// Check tells what an acquire would be answered now, and changes nothing.
+// Check tells what an acquire would be answered now, and charges nothing.
 func (s *Store) Check(ctx context.Context, op quota.Acquire) (d quota.Decision, err error) {
-	err = s.view(ctx, func(st *state) error {
-		d, err = quota.Check(st, st.now, op)
-		return err
-	})
-	return d, err
+	for {
+		err = s.snapshot(ctx, func(st *state) error {
+			d, err = quota.Check(st, st.now, op)
+			return err
+		})
+		if err != nil || d.Outcome != quota.Behind {
+			return d, err
+		}
+		if err := s.catchUp(ctx); err != nil {
+			return quota.Decision{}, err
+		}
+	}
 }
 
 // Bucket returns a bucket, or a declared pattern, as it stands.
@@ -402,7 +429,13 @@ func (s *Store) Status(ctx context.Context) Status {
 		if err != nil {
 			return err
 		}
-		st.Undeclared, err = v.number(namesAt+window.Day.At(v.now, zone).Label, keyCount)
+		if st.Undeclared, err = v.number(namesAt+window.Day.At(v.now, zone).Label, keyCount); err != nil {
+			return err
+		}
+		if st.Open, err = v.number(spaceMeta, keyOpen); err != nil {
+			return err
+		}
+		st.Oldest, err = v.oldest()
 		return err
 	})
 	if err != nil && failure == nil {

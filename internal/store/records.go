@@ -13,8 +13,12 @@ import (
 	"github.com/quotad/quotad/internal/window"
 )
 
-// recordVersion is the first byte of every record.
+// recordVersion is the first byte of every record, but for the receipts of what is more than a plain acquire.
 const recordVersion = 1
+
+// receiptVersion is the first byte of a receipt that says how far it has come: that of a reservation, or of an acquire that was
+// released.
+const receiptVersion = 2
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -35,17 +39,23 @@ func checksum(body []byte, space, key string) uint32 {
 
 // unseal returns what a record holds, without its version.
 func unseal(record []byte, space, key string) ([]byte, error) {
+	_, body, err := unsealUpTo(recordVersion, record, space, key)
+	return body, err
+}
+
+// unsealUpTo is unseal for a record of any version up to the newest that is known.
+func unsealUpTo(newest byte, record []byte, space, key string) (version byte, body []byte, err error) {
 	if len(record) < 5 {
-		return nil, fmt.Errorf("%w: %q in %s has %d bytes", ErrCorrupt, key, space, len(record))
+		return 0, nil, fmt.Errorf("%w: %q in %s has %d bytes", ErrCorrupt, key, space, len(record))
 	}
-	body := record[:len(record)-4]
+	body = record[:len(record)-4]
 	if checksum(body, space, key) != binary.BigEndian.Uint32(record[len(body):]) {
-		return nil, fmt.Errorf("%w: %q in %s fails its checksum", ErrCorrupt, key, space)
+		return 0, nil, fmt.Errorf("%w: %q in %s fails its checksum", ErrCorrupt, key, space)
 	}
-	if body[0] != recordVersion {
-		return nil, fmt.Errorf("%w: %q in %s has version %d; this quotad knows %d", ErrCorrupt, key, space, body[0], recordVersion)
+	if body[0] == 0 || body[0] > newest {
+		return 0, nil, fmt.Errorf("%w: %q in %s has version %d; this quotad knows %d", ErrCorrupt, key, space, body[0], newest)
 	}
-	return body[1:], nil
+	return body[0], body[1:], nil
 }
 
 const (
@@ -112,9 +122,16 @@ func parseAccountRecord(record []byte, space, key string) (quota.Account, error)
 // appendReceipt writes a receipt. An entry names only what differs from the entry before, as a bucket's parents and windows
 // have most of their names in common.
 func appendReceipt(buf []byte, r quota.Receipt) []byte {
-	buf = append(buf, recordVersion)
+	version := byte(recordVersion) // what a plain acquire leaves has stayed the same
+	if r.Phase != quota.PhaseUsed || r.Hold != nil {
+		version = receiptVersion
+	}
+	buf = append(buf, version)
 	buf = append(buf, r.Fingerprint[:]...)
 	buf = binary.AppendVarint(buf, r.Time.UnixMilli())
+	if version == receiptVersion {
+		buf = appendPhase(buf, r)
+	}
 	buf = appendCount(buf, int64(len(r.Entries)))
 	var last quota.AccountKey
 	for _, e := range r.Entries {
@@ -124,13 +141,92 @@ func appendReceipt(buf []byte, r quota.Receipt) []byte {
 		buf = appendShared(buf, last.Label, e.Key.Label)
 		buf = appendCount(buf, e.Amount)
 		buf = binary.AppendUvarint(buf, uint64(e.Resets))
+		if r.Hold != nil {
+			buf = appendCount(buf, int64(e.Charge))
+			buf = appendCount(buf, e.Used)
+		}
 		last = e.Key
 	}
 	return buf
 }
 
+const (
+	hasHold = 1 << iota
+	isReleasedOnExpiry
+	isLate
+)
+
+// appendPhase writes what a receipt has besides that of a plain acquire.
+func appendPhase(buf []byte, r quota.Receipt) []byte {
+	buf = append(buf, byte(r.Phase))
+	if r.Hold == nil {
+		return append(buf, 0)
+	}
+	h := r.Hold
+	flags := byte(hasHold)
+	if h.OnExpiry == quota.ExpiryRelease {
+		flags |= isReleasedOnExpiry
+	}
+	if h.Late {
+		flags |= isLate
+	}
+	buf = append(buf, flags)
+	buf = appendShared(buf, "", string(h.Bucket))
+	buf = binary.AppendVarint(buf, h.Expiry.UnixMilli())
+	ended := int64(0)
+	if !h.Ended.IsZero() {
+		ended = h.Ended.UnixMilli()
+	}
+	buf = binary.AppendVarint(buf, ended)
+	buf = appendCount(buf, int64(len(h.Charges)))
+	last := quota.HeldCharge{Bucket: h.Bucket}
+	for _, c := range h.Charges {
+		buf = appendShared(buf, string(last.Bucket), string(c.Bucket))
+		buf = appendShared(buf, string(last.Unit), string(c.Unit))
+		buf = appendCount(buf, c.Amount)
+		buf = appendCount(buf, c.Used)
+		last = c
+	}
+	return buf
+}
+
+// phase reads what appendPhase writes.
+func (d *decoder) phase(r *quota.Receipt) {
+	r.Phase = quota.Phase(d.byte())
+	flags := d.byte()
+	if r.Phase > quota.PhaseExpired || flags > hasHold|isReleasedOnExpiry|isLate {
+		d.bad = true
+	}
+	if flags&hasHold == 0 {
+		return
+	}
+	h := &quota.Hold{Late: flags&isLate != 0, Bucket: quota.Bucket(d.shared(""))}
+	if flags&isReleasedOnExpiry != 0 {
+		h.OnExpiry = quota.ExpiryRelease
+	}
+	h.Expiry = time.UnixMilli(d.varint()).UTC()
+	if ended := d.varint(); ended != 0 {
+		h.Ended = time.UnixMilli(ended).UTC()
+	}
+	n := d.count()
+	if n > int64(len(d.rest)) {
+		d.bad = true
+	}
+	last := quota.HeldCharge{Bucket: h.Bucket}
+	for range n {
+		if d.bad {
+			break
+		}
+		last.Bucket = quota.Bucket(d.shared(string(last.Bucket)))
+		last.Unit = quota.Unit(d.shared(string(last.Unit)))
+		last.Amount, last.Used = d.count(), d.count()
+		h.Charges = append(h.Charges, last)
+	}
+	r.Hold = h
+}
+
 func parseReceipt(record []byte, space, key string) (quota.Receipt, error) {
-	body, err := unseal(record, space, key)
+	version, body, err := unsealUpTo(receiptVersion, record, space, key)
 	if err != nil {
 		return quota.Receipt{}, err
 	}
@@ -138,6 +234,9 @@ func parseReceipt(record []byte, space, key string) (quota.Receipt, error) {
 	var r quota.Receipt
 	copy(r.Fingerprint[:], d.bytes(int64(len(r.Fingerprint))))
 	r.Time = time.UnixMilli(d.varint()).UTC()
+	if version == receiptVersion {
+		d.phase(&r)
+	}
 	n := d.count()
 	if n > int64(len(d.rest)) { // an entry has several bytes; do not make room for what cannot be there
 		d.bad = true
@@ -151,7 +250,15 @@ func parseReceipt(record []byte, space, key string) (quota.Receipt, error) {
 		last.Unit = quota.Unit(d.shared(string(last.Unit)))
 		last.Span = window.Span(d.byte())
 		last.Label = d.shared(last.Label)
-		r.Entries = append(r.Entries, quota.Entry{Key: last, Amount: d.count(), Resets: d.count32()})
+		e := quota.Entry{Key: last, Amount: d.count(), Resets: d.count32()}
+		if r.Hold != nil {
+			charge := d.count()
+			if charge >= int64(len(r.Hold.Charges)) {
+				d.bad = true
+			}
+			e.Charge, e.Used = int(charge), d.count()
+		}
+		r.Entries = append(r.Entries, e)
 	}
 	if d.bad || len(d.rest) > 0 {
 		return quota.Receipt{}, fmt.Errorf("%w: the receipt %q in %s cannot be read", ErrCorrupt, key, space)
@@ -271,12 +378,20 @@ type (
 		Span window.Span `json:"span"`
 		Max  int64       `json:"max"`
 	}
+	estimateRecord struct {
+		Unit   string `json:"unit"`
+		Amount int64  `json:"amount"`
+	}
 	settingsRecord struct {
-		Limits      []limitRecord  `json:"limits,omitempty"`
-		Zone        string         `json:"zone,omitempty"`
-		OnExpiry    quota.OnExpiry `json:"on_expiry,omitempty"`
-		Description string         `json:"description,omitempty"`
-		Source      quota.Source   `json:"source,omitempty"`
+		Limits      []limitRecord    `json:"limits,omitempty"`
+		Zone        string           `json:"zone,omitempty"`
+		OnExpiry    quota.OnExpiry   `json:"on_expiry,omitempty"`
+		Description string           `json:"description,omitempty"`
+		Source      quota.Source     `json:"source,omitempty"`
+		MaxHold     int              `json:"max_hold,omitempty"` // percent
+		MaxInFlight int64            `json:"max_in_flight,omitempty"`
+		Hold        int64            `json:"hold,omitempty"` // milliseconds
+		Estimates   []estimateRecord `json:"estimates,omitempty"`
 	}
 	defaultsRecord struct {
 		Limits         []limitRecord `json:"limits,omitempty"`
@@ -333,7 +448,23 @@ func defaultsRecordOf(d quota.Defaults) defaultsRecord {
 }
 
 func (r settingsRecord) settings() quota.Settings {
-	return quota.Settings{
+	s := quota.Settings{
 		Limits: limitsOf(r.Limits), Zone: r.Zone, OnExpiry: r.OnExpiry, Description: r.Description, Source: r.Source,
+		MaxHold: r.MaxHold, MaxInFlight: r.MaxInFlight, Hold: time.Duration(r.Hold) * time.Millisecond,
 	}
+	for _, e := range r.Estimates {
+		s.Estimates = append(s.Estimates, quota.Estimate{Unit: quota.Unit(e.Unit), Amount: e.Amount})
+	}
+	return s
+}
+
+func settingsRecordOf(s quota.Settings) settingsRecord {
+	r := settingsRecord{
+		Limits: limitRecords(s.Limits), Zone: s.Zone, OnExpiry: s.OnExpiry, Description: s.Description, Source: s.Source,
+		MaxHold: s.MaxHold, MaxInFlight: s.MaxInFlight, Hold: s.Hold.Milliseconds(),
+	}
+	for _, e := range s.Estimates {
+		r.Estimates = append(r.Estimates, estimateRecord{string(e.Unit), e.Amount})
+	}
+	return r
 }

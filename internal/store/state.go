@@ -42,6 +42,7 @@ type state struct {
 	now     time.Time
 	windows *window.Cache
 	books   *books
+	damaged func(error) // told of a damaged record that did not stop what was being done; nil means nobody
 
 	revision int64 // of what is declared, as this transaction has it; 0 until it was read
 	book     *quota.Book
@@ -50,9 +51,13 @@ type state struct {
 	writes   int
 	buf      []byte
 	spaces   [window.Ever + 1]struct{ label, space string } // the newest of each span, to spare making its name again
+	strays   []stray                                        // the receipts found in spaces of other dates
 	receipts []string                                       // the spaces in which a receipt may be, the newest first; nil until looked for
 	changed  int64                                          // the new revision of what is declared; 0 if nothing changed
 	trailAt  string                                         // the space of new audit records; "" until looked for
+	opened   int64                                          // open reservations, more or fewer than before this transaction
+	expired  int                                            // of them, those that Expire ended
+	soonest  time.Time                                      // the first expiry that was scheduled; zero if none was
 }
 
 func newState(tx Tx, now time.Time, windows *window.Cache, books *books) *state {
@@ -140,8 +145,9 @@ func (s *state) spacesOf(prefix string) ([]string, error) {
 	return spaces, err
 }
 
-// receiptSpaces returns where a receipt can be: it lives on the date that it was written and the whole date after. Later dates
-// than today are those of a clock that was wrong and has been set right; what was granted by it is remembered too.
+// receiptSpaces returns where a receipt can be, the newest first: it lives on the date that it was last written and the whole date
+// after, and longer where its space has not left yet. Later dates than today are those of a clock that was wrong and has been set
+// right; what was granted by it is remembered too.
 func (s *state) receiptSpaces() ([]string, error) {
 	if s.receipts != nil {
 		return s.receipts, nil
@@ -150,10 +156,10 @@ func (s *state) receiptSpaces() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	oldest, today := receiptsAt+dateOf(s.now.Add(-24*time.Hour)), receiptsAt+dateOf(s.now)
+	today := receiptsAt + dateOf(s.now)
 	s.receipts = []string{today}
 	for _, space := range slices.Backward(spaces) {
-		if space >= oldest && space != today {
+		if space != today {
 			s.receipts = append(s.receipts, space)
 		}
 	}
@@ -174,16 +180,30 @@ func (s *state) Receipt(k quota.ReceiptKey) (quota.Receipt, bool, error) {
 		}
 		if record != nil {
 			r, err := parseReceipt(record, space, key)
+			if space != s.receipts[0] {
+				s.strays = append(s.strays, stray{key, space})
+			}
 			return r, err == nil, err
 		}
 	}
 	return quota.Receipt{}, false, nil
 }
 
-// SetReceipt keeps a receipt.
+// stray is a receipt that was found in the space of another date than today's.
+type stray struct{ key, space string }
+
+// SetReceipt keeps a receipt in the space of today. If it was in another one it moves, so that it lives for as long again.
 func (s *state) SetReceipt(k quota.ReceiptKey, r quota.Receipt) error {
+	key := receiptKey(k)
+	if i := slices.IndexFunc(s.strays, func(at stray) bool { return at.key == key }); i >= 0 {
+		s.writes++
+		if err := s.tx.Delete(s.strays[i].space, key); err != nil {
+			return fmt.Errorf("moving %q out of %s: %w", key, s.strays[i].space, err)
+		}
+		s.strays = slices.Delete(s.strays, i, i+1)
+	}
 	s.buf = appendReceipt(s.buf[:0], r)
-	return s.put(receiptsAt+dateOf(s.now), receiptKey(k), s.buf)
+	return s.put(receiptsAt+dateOf(s.now), key, s.buf)
 }
 
 // Units returns the units that a bucket has counts of in a window.
@@ -350,9 +370,7 @@ func (s *state) Declare(name string, settings *quota.Settings) error {
 		return s.tx.Delete(spaceSettings, name)
 	}
 	s.settings[name] = *settings
-	return s.putJSON(spaceSettings, name, settingsRecord{
-		limitRecords(settings.Limits), settings.Zone, settings.OnExpiry, settings.Description, settings.Source,
-	})
+	return s.putJSON(spaceSettings, name, settingsRecordOf(*settings))
 }
 
 // SetDefaults keeps what holds where nothing is declared.

@@ -35,6 +35,7 @@ type Store struct {
 	tallies []Tally
 
 	revision  atomic.Int64 // rises with every durable commit
+	next      atomic.Int64 // when the next reservation expires, in milliseconds since 1970; or never
 	lag       atomic.Int64 // spaces due to leave
 	start     time.Time
 	cleanStop bool // of the run before
@@ -45,6 +46,7 @@ type Store struct {
 
 	failed  chan struct{} // closed with the first ErrUnknown
 	filled  chan struct{} // tells the keeper that there is no room
+	wake    chan struct{} // tells the keeper that something expires earlier
 	stop    context.CancelFunc
 	keepers sync.WaitGroup // the goroutine that tidies
 }
@@ -65,7 +67,8 @@ type request struct {
 // durable what a killed predecessor had written but not synced, and proves that the engine can write. The engine is the
 // store's from then on, and closed by Close; if Open fails it is closed as well.
 func Open(ctx context.Context, e Engine, o Options) (*Store, error) {
-	s := &Store{engine: e, o: o, log: o.Log, failed: make(chan struct{}), filled: make(chan struct{}, 1)}
+	s := &Store{engine: e, o: o, log: o.Log, failed: make(chan struct{}), filled: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	s.next.Store(never)
 	if s.o.Now == nil {
 		s.o.Now = time.Now
 	}
@@ -91,8 +94,19 @@ func Open(ctx context.Context, e Engine, o Options) (*Store, error) {
 
 // Apply makes one change, and returns the decision when it is durable. ErrOverloaded, ErrFull, ErrClosed, ErrCorrupt and the
 // end of the context before the writer took the op mean that nothing was written; after ErrUnknown perhaps it was.
+//
+// What depends on reservations whose time is over is decided after they have been expired: by their time, not by when somebody
+// came to look after them.
 func (s *Store) Apply(ctx context.Context, op quota.Op) (quota.Decision, error) {
-	return s.do(ctx, request{op: op})
+	for {
+		d, err := s.do(ctx, request{op: op})
+		if err != nil || d.Outcome != quota.Behind {
+			return d, err
+		}
+		if err := s.catchUp(ctx); err != nil {
+			return quota.Decision{}, err
+		}
+	}
 }
 
 func (s *Store) do(ctx context.Context, r request) (quota.Decision, error) {
@@ -154,6 +168,7 @@ func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result
 	if err == nil {
 		err = s.engine.Update(context.Background(), func(tx Tx) error { //nolint:forbidigo // a batch belongs to no single caller
 			st = newState(tx, now, &s.windows, &s.books)
+			st.damaged = s.damaged
 			return s.decide(st, ops, results)
 		})
 	}
@@ -164,6 +179,9 @@ func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result
 	if wrote {
 		s.minute = minuteOf(now)
 		s.revision.Add(1)
+	}
+	if wrote && !st.soonest.IsZero() {
+		s.expect(st.soonest)
 	}
 	if wrote && st.changed > 0 {
 		s.books.put(st.changed, st.book)
@@ -194,6 +212,9 @@ func (s *Store) decide(st *state, ops []request, results []groupcommit.Result[qu
 			return err
 		}
 	}
+	if err := st.keepOpen(); err != nil {
+		return err
+	}
 	if st.changed == 0 {
 		return nil
 	}
@@ -205,7 +226,14 @@ func (s *state) run(r request) (quota.Decision, error) {
 	if r.tidy != nil {
 		return quota.Decision{Outcome: quota.Done}, r.tidy(s)
 	}
-	return quota.Apply(s, s.now, r.op)
+	x, expires := r.op.(quota.Expire)
+	if !expires {
+		return quota.Apply(s, s.now, r.op)
+	}
+	x.Max = min(x.Max, expireMax-s.expired)
+	d, err := quota.Apply(s, s.now, x)
+	s.expired += d.Charged + d.Released
+	return d, err
 }
 
 func minuteOf(t time.Time) int64 { return t.Unix() / 60 }
@@ -266,7 +294,9 @@ func (s *Store) report(ops []request, results []groupcommit.Result[quota.Decisio
 		}
 		t := Tally{Op: r.op}
 		if b.Err == nil && results[i].Err == nil {
-			t.Outcome, t.Replayed = results[i].Value.Outcome, results[i].Value.Replayed
+			d := &results[i].Value
+			t.Outcome, t.Replayed, t.Late, t.Overage = d.Outcome, d.Replayed, d.Late, d.Overage
+			t.Charged, t.Released = d.Charged, d.Released
 		}
 		s.tallies = append(s.tallies, t)
 	}

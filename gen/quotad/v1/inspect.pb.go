@@ -39,7 +39,19 @@ type BucketView struct {
 	// The zone in force.
 	Zone string `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
 	// Its current counts. Limits that have not been charged yet show as 0 used. Empty for a pattern.
-	Balances      []*Balance `protobuf:"bytes,6,rep,name=balances,proto3" json:"balances,omitempty"`
+	Balances []*Balance `protobuf:"bytes,6,rep,name=balances,proto3" json:"balances,omitempty"`
+	// How many reservations are open on it and, where it is declared, on those below it.
+	InFlight int64 `protobuf:"varint,7,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// The most that may be, as in force; absent means no bound.
+	MaxInFlight int64 `protobuf:"varint,8,opt,name=max_in_flight,json=maxInFlight,proto3" json:"max_in_flight,omitempty"`
+	// The most of each limit that one reservation may hold, in percent, as in force; absent means the whole.
+	MaxHoldPercent int32 `protobuf:"varint,9,opt,name=max_hold_percent,json=maxHoldPercent,proto3" json:"max_hold_percent,omitempty"`
+	// How long a reservation is held whose caller asks for a hold of 0, as in force.
+	Hold *durationpb.Duration `protobuf:"bytes,10,opt,name=hold,proto3" json:"hold,omitempty"`
+	// What becomes of a reservation that nobody settles, as in force.
+	OnExpiry OnExpiry `protobuf:"varint,11,opt,name=on_expiry,json=onExpiry,proto3,enum=quotad.v1.OnExpiry" json:"on_expiry,omitempty"`
+	// What a call is taken to need where its caller does not say, as in force.
+	Estimates     []*Estimate `protobuf:"bytes,12,rep,name=estimates,proto3" json:"estimates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,6 +124,48 @@ func (x *BucketView) GetZone() string {
 func (x *BucketView) GetBalances() []*Balance {
 	if x != nil {
 		return x.Balances
+	}
+	return nil
+}
+
+func (x *BucketView) GetInFlight() int64 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *BucketView) GetMaxInFlight() int64 {
+	if x != nil {
+		return x.MaxInFlight
+	}
+	return 0
+}
+
+func (x *BucketView) GetMaxHoldPercent() int32 {
+	if x != nil {
+		return x.MaxHoldPercent
+	}
+	return 0
+}
+
+func (x *BucketView) GetHold() *durationpb.Duration {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+func (x *BucketView) GetOnExpiry() OnExpiry {
+	if x != nil {
+		return x.OnExpiry
+	}
+	return OnExpiry_ON_EXPIRY_UNSPECIFIED
+}
+
+func (x *BucketView) GetEstimates() []*Estimate {
+	if x != nil {
+		return x.Estimates
 	}
 	return nil
 }
@@ -500,8 +554,10 @@ type ListReservationsRequest struct {
 	State ReservationState `protobuf:"varint,2,opt,name=state,proto3,enum=quotad.v1.ReservationState" json:"state,omitempty"`
 	// The most to send: 1 to 1,000; absent means 100. A page also ends at about 1 MiB.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The next_page_token of the page before; absent for the first.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The next_page_token of the page before, with everything else as it was; absent for the first.
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those that were made at least so long ago; absent means all.
+	MinAge        *durationpb.Duration `protobuf:"bytes,5,opt,name=min_age,json=minAge,proto3" json:"min_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -564,10 +620,19 @@ func (x *ListReservationsRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListReservationsRequest) GetMinAge() *durationpb.Duration {
+	if x != nil {
+		return x.MinAge
+	}
+	return nil
+}
+
 // A page of reservations.
 type ListReservationsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The reservations, oldest first.
+	// The reservations. Where only open ones are asked for, those that expire first come first. Else they come by the date, in UTC,
+	// of their last change, and then by caller and id: in the order of time where ids sort by time. A page may hold less than was
+	// asked for, or nothing, and yet not be the last.
 	Reservations []*Reservation `protobuf:"bytes,1,rep,name=reservations,proto3" json:"reservations,omitempty"`
 	// Where the next page starts; empty at the end.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -814,7 +879,8 @@ type AuditRecord struct {
 	// Who made it.
 	Principal string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
 	// What was done: "set_bucket", "delete_bucket", "apply", "set_override", "reset", "configure", "adopt", "restore",
-	// "accept_clock".
+	// "accept_clock",
+	// "migrate".
 	Action string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
 	// The bucket or pattern it was done to; empty where it concerns the daemon.
 	Bucket string `protobuf:"bytes,5,opt,name=bucket,proto3" json:"bucket,omitempty"`
@@ -1032,9 +1098,11 @@ type GetStatusResponse struct {
 	// The most that there may be.
 	UndeclaredNamesMax int64 `protobuf:"varint,11,opt,name=undeclared_names_max,json=undeclaredNamesMax,proto3" json:"undeclared_names_max,omitempty"`
 	// How long counts of days and longer are kept.
-	Retain        *durationpb.Duration `protobuf:"bytes,12,opt,name=retain,proto3" json:"retain,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Retain *durationpb.Duration `protobuf:"bytes,12,opt,name=retain,proto3" json:"retain,omitempty"`
+	// Reservations that are open.
+	OpenReservations int64 `protobuf:"varint,13,opt,name=open_reservations,json=openReservations,proto3" json:"open_reservations,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -1151,11 +1219,18 @@ func (x *GetStatusResponse) GetRetain() *durationpb.Duration {
 	return nil
 }
 
+func (x *GetStatusResponse) GetOpenReservations() int64 {
+	if x != nil {
+		return x.OpenReservations
+	}
+	return 0
+}
+
 var File_quotad_v1_inspect_proto protoreflect.FileDescriptor
 
 const file_quotad_v1_inspect_proto_rawDesc = "" +
 	"\n" +
-	"\x17quotad/v1/inspect.proto\x12\tquotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15quotad/v1/types.proto\"\xd8\x01\n" +
+	"\x17quotad/v1/inspect.proto\x12\tquotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15quotad/v1/types.proto\"\xd7\x03\n" +
 	"\n" +
 	"BucketView\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
@@ -1163,7 +1238,14 @@ const file_quotad_v1_inspect_proto_rawDesc = "" +
 	"\bin_force\x18\x03 \x01(\tR\ainForce\x12(\n" +
 	"\x06limits\x18\x04 \x03(\v2\x10.quotad.v1.LimitR\x06limits\x12\x12\n" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12.\n" +
-	"\bbalances\x18\x06 \x03(\v2\x12.quotad.v1.BalanceR\bbalances\"\x8d\x01\n" +
+	"\bbalances\x18\x06 \x03(\v2\x12.quotad.v1.BalanceR\bbalances\x12\x1b\n" +
+	"\tin_flight\x18\a \x01(\x03R\binFlight\x12\"\n" +
+	"\rmax_in_flight\x18\b \x01(\x03R\vmaxInFlight\x12(\n" +
+	"\x10max_hold_percent\x18\t \x01(\x05R\x0emaxHoldPercent\x12-\n" +
+	"\x04hold\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x04hold\x120\n" +
+	"\ton_expiry\x18\v \x01(\x0e2\x13.quotad.v1.OnExpiryR\bonExpiry\x121\n" +
+	"\testimates\x18\f \x03(\v2\x13.quotad.v1.EstimateR\testimates\"\x8d\x01\n" +
 	"\x12ListBucketsRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
@@ -1188,13 +1270,14 @@ const file_quotad_v1_inspect_proto_rawDesc = "" +
 	"page_token\x18\a \x01(\tR\tpageToken\"e\n" +
 	"\x11ListUsageResponse\x12(\n" +
 	"\x05usage\x18\x01 \x03(\v2\x12.quotad.v1.BalanceR\x05usage\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa0\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd4\x01\n" +
 	"\x17ListReservationsRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.quotad.v1.ReservationStateR\x05state\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"~\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x122\n" +
+	"\amin_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06minAge\"~\n" +
 	"\x18ListReservationsResponse\x12:\n" +
 	"\freservations\x18\x01 \x03(\v2\x16.quotad.v1.ReservationR\freservations\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"b\n" +
@@ -1222,7 +1305,7 @@ const file_quotad_v1_inspect_proto_rawDesc = "" +
 	"\x11ListAuditResponse\x120\n" +
 	"\arecords\x18\x01 \x03(\v2\x16.quotad.v1.AuditRecordR\arecords\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x12\n" +
-	"\x10GetStatusRequest\"\xfb\x03\n" +
+	"\x10GetStatusRequest\"\xa8\x04\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x129\n" +
 	"\n" +
@@ -1239,7 +1322,8 @@ const file_quotad_v1_inspect_proto_rawDesc = "" +
 	"\x10undeclared_names\x18\n" +
 	" \x01(\x03R\x0fundeclaredNames\x120\n" +
 	"\x14undeclared_names_max\x18\v \x01(\x03R\x12undeclaredNamesMax\x121\n" +
-	"\x06retain\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06retain2\xcb\x04\n" +
+	"\x06retain\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06retain\x12+\n" +
+	"\x11open_reservations\x18\r \x01(\x03R\x10openReservations2\xcb\x04\n" +
 	"\x0eInspectService\x12Q\n" +
 	"\vListBuckets\x12\x1d.quotad.v1.ListBucketsRequest\x1a\x1e.quotad.v1.ListBucketsResponse\"\x03\x90\x02\x01\x12K\n" +
 	"\tGetBucket\x12\x1b.quotad.v1.GetBucketRequest\x1a\x1c.quotad.v1.GetBucketResponse\"\x03\x90\x02\x01\x12K\n" +
@@ -1283,50 +1367,56 @@ var file_quotad_v1_inspect_proto_goTypes = []any{
 	(*Bucket)(nil),                   // 16: quotad.v1.Bucket
 	(*Limit)(nil),                    // 17: quotad.v1.Limit
 	(*Balance)(nil),                  // 18: quotad.v1.Balance
-	(Window)(0),                      // 19: quotad.v1.Window
-	(ReservationState)(0),            // 20: quotad.v1.ReservationState
-	(*Reservation)(nil),              // 21: quotad.v1.Reservation
-	(*durationpb.Duration)(nil),      // 22: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 19: google.protobuf.Duration
+	(OnExpiry)(0),                    // 20: quotad.v1.OnExpiry
+	(*Estimate)(nil),                 // 21: quotad.v1.Estimate
+	(Window)(0),                      // 22: quotad.v1.Window
+	(ReservationState)(0),            // 23: quotad.v1.ReservationState
+	(*Reservation)(nil),              // 24: quotad.v1.Reservation
+	(*timestamppb.Timestamp)(nil),    // 25: google.protobuf.Timestamp
 }
 var file_quotad_v1_inspect_proto_depIdxs = []int32{
 	16, // 0: quotad.v1.BucketView.declared:type_name -> quotad.v1.Bucket
 	17, // 1: quotad.v1.BucketView.limits:type_name -> quotad.v1.Limit
 	18, // 2: quotad.v1.BucketView.balances:type_name -> quotad.v1.Balance
-	0,  // 3: quotad.v1.ListBucketsResponse.buckets:type_name -> quotad.v1.BucketView
-	0,  // 4: quotad.v1.GetBucketResponse.bucket:type_name -> quotad.v1.BucketView
-	19, // 5: quotad.v1.ListUsageRequest.window:type_name -> quotad.v1.Window
-	18, // 6: quotad.v1.ListUsageResponse.usage:type_name -> quotad.v1.Balance
-	20, // 7: quotad.v1.ListReservationsRequest.state:type_name -> quotad.v1.ReservationState
-	21, // 8: quotad.v1.ListReservationsResponse.reservations:type_name -> quotad.v1.Reservation
-	22, // 9: quotad.v1.WatchUsageRequest.interval:type_name -> google.protobuf.Duration
-	18, // 10: quotad.v1.WatchUsageResponse.balances:type_name -> quotad.v1.Balance
-	23, // 11: quotad.v1.WatchUsageResponse.time:type_name -> google.protobuf.Timestamp
-	23, // 12: quotad.v1.AuditRecord.time:type_name -> google.protobuf.Timestamp
-	12, // 13: quotad.v1.ListAuditResponse.records:type_name -> quotad.v1.AuditRecord
-	23, // 14: quotad.v1.GetStatusResponse.start_time:type_name -> google.protobuf.Timestamp
-	23, // 15: quotad.v1.GetStatusResponse.ledger_time:type_name -> google.protobuf.Timestamp
-	17, // 16: quotad.v1.GetStatusResponse.default_limits:type_name -> quotad.v1.Limit
-	22, // 17: quotad.v1.GetStatusResponse.retain:type_name -> google.protobuf.Duration
-	1,  // 18: quotad.v1.InspectService.ListBuckets:input_type -> quotad.v1.ListBucketsRequest
-	3,  // 19: quotad.v1.InspectService.GetBucket:input_type -> quotad.v1.GetBucketRequest
-	5,  // 20: quotad.v1.InspectService.ListUsage:input_type -> quotad.v1.ListUsageRequest
-	7,  // 21: quotad.v1.InspectService.ListReservations:input_type -> quotad.v1.ListReservationsRequest
-	9,  // 22: quotad.v1.InspectService.WatchUsage:input_type -> quotad.v1.WatchUsageRequest
-	11, // 23: quotad.v1.InspectService.ListAudit:input_type -> quotad.v1.ListAuditRequest
-	14, // 24: quotad.v1.InspectService.GetStatus:input_type -> quotad.v1.GetStatusRequest
-	2,  // 25: quotad.v1.InspectService.ListBuckets:output_type -> quotad.v1.ListBucketsResponse
-	4,  // 26: quotad.v1.InspectService.GetBucket:output_type -> quotad.v1.GetBucketResponse
-	6,  // 27: quotad.v1.InspectService.ListUsage:output_type -> quotad.v1.ListUsageResponse
-	8,  // 28: quotad.v1.InspectService.ListReservations:output_type -> quotad.v1.ListReservationsResponse
-	10, // 29: quotad.v1.InspectService.WatchUsage:output_type -> quotad.v1.WatchUsageResponse
-	13, // 30: quotad.v1.InspectService.ListAudit:output_type -> quotad.v1.ListAuditResponse
-	15, // 31: quotad.v1.InspectService.GetStatus:output_type -> quotad.v1.GetStatusResponse
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	19, // 3: quotad.v1.BucketView.hold:type_name -> google.protobuf.Duration
+	20, // 4: quotad.v1.BucketView.on_expiry:type_name -> quotad.v1.OnExpiry
+	21, // 5: quotad.v1.BucketView.estimates:type_name -> quotad.v1.Estimate
+	0,  // 6: quotad.v1.ListBucketsResponse.buckets:type_name -> quotad.v1.BucketView
+	0,  // 7: quotad.v1.GetBucketResponse.bucket:type_name -> quotad.v1.BucketView
+	22, // 8: quotad.v1.ListUsageRequest.window:type_name -> quotad.v1.Window
+	18, // 9: quotad.v1.ListUsageResponse.usage:type_name -> quotad.v1.Balance
+	23, // 10: quotad.v1.ListReservationsRequest.state:type_name -> quotad.v1.ReservationState
+	19, // 11: quotad.v1.ListReservationsRequest.min_age:type_name -> google.protobuf.Duration
+	24, // 12: quotad.v1.ListReservationsResponse.reservations:type_name -> quotad.v1.Reservation
+	19, // 13: quotad.v1.WatchUsageRequest.interval:type_name -> google.protobuf.Duration
+	18, // 14: quotad.v1.WatchUsageResponse.balances:type_name -> quotad.v1.Balance
+	25, // 15: quotad.v1.WatchUsageResponse.time:type_name -> google.protobuf.Timestamp
+	25, // 16: quotad.v1.AuditRecord.time:type_name -> google.protobuf.Timestamp
+	12, // 17: quotad.v1.ListAuditResponse.records:type_name -> quotad.v1.AuditRecord
+	25, // 18: quotad.v1.GetStatusResponse.start_time:type_name -> google.protobuf.Timestamp
+	25, // 19: quotad.v1.GetStatusResponse.ledger_time:type_name -> google.protobuf.Timestamp
+	17, // 20: quotad.v1.GetStatusResponse.default_limits:type_name -> quotad.v1.Limit
+	19, // 21: quotad.v1.GetStatusResponse.retain:type_name -> google.protobuf.Duration
+	1,  // 22: quotad.v1.InspectService.ListBuckets:input_type -> quotad.v1.ListBucketsRequest
+	3,  // 23: quotad.v1.InspectService.GetBucket:input_type -> quotad.v1.GetBucketRequest
+	5,  // 24: quotad.v1.InspectService.ListUsage:input_type -> quotad.v1.ListUsageRequest
+	7,  // 25: quotad.v1.InspectService.ListReservations:input_type -> quotad.v1.ListReservationsRequest
+	9,  // 26: quotad.v1.InspectService.WatchUsage:input_type -> quotad.v1.WatchUsageRequest
+	11, // 27: quotad.v1.InspectService.ListAudit:input_type -> quotad.v1.ListAuditRequest
+	14, // 28: quotad.v1.InspectService.GetStatus:input_type -> quotad.v1.GetStatusRequest
+	2,  // 29: quotad.v1.InspectService.ListBuckets:output_type -> quotad.v1.ListBucketsResponse
+	4,  // 30: quotad.v1.InspectService.GetBucket:output_type -> quotad.v1.GetBucketResponse
+	6,  // 31: quotad.v1.InspectService.ListUsage:output_type -> quotad.v1.ListUsageResponse
+	8,  // 32: quotad.v1.InspectService.ListReservations:output_type -> quotad.v1.ListReservationsResponse
+	10, // 33: quotad.v1.InspectService.WatchUsage:output_type -> quotad.v1.WatchUsageResponse
+	13, // 34: quotad.v1.InspectService.ListAudit:output_type -> quotad.v1.ListAuditResponse
+	15, // 35: quotad.v1.InspectService.GetStatus:output_type -> quotad.v1.GetStatusResponse
+	29, // [29:36] is the sub-list for method output_type
+	22, // [22:29] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_quotad_v1_inspect_proto_init() }

@@ -42,7 +42,8 @@ type InspectServiceClient interface {
 	GetBucket(ctx context.Context, in *GetBucketRequest, opts ...grpc.CallOption) (*GetBucketResponse, error)
 	// Lists counts of past and current windows, oldest window first, with the limit that held then.
 	ListUsage(ctx context.Context, in *ListUsageRequest, opts ...grpc.CallOption) (*ListUsageResponse, error)
-	// Lists reservations, open and ended, while their receipts live.
+	// Lists reservations, open and ended, while their receipts live: for at least 24 hours after they ended. Of one state or all;
+	// see ListReservationsResponse for their order.
 	ListReservations(ctx context.Context, in *ListReservationsRequest, opts ...grpc.CallOption) (*ListReservationsResponse, error)
 	// Sends the current counts under a prefix, and then those that changed, at most once an interval. At most 10,000 counts may be
 	// current under the prefix.
@@ -152,7 +153,8 @@ type InspectServiceServer interface {
 	GetBucket(context.Context, *GetBucketRequest) (*GetBucketResponse, error)
 	// Lists counts of past and current windows, oldest window first, with the limit that held then.
 	ListUsage(context.Context, *ListUsageRequest) (*ListUsageResponse, error)
-	// Lists reservations, open and ended, while their receipts live.
+	// Lists reservations, open and ended, while their receipts live: for at least 24 hours after they ended. Of one state or all;
+	// see ListReservationsResponse for their order.
 	ListReservations(context.Context, *ListReservationsRequest) (*ListReservationsResponse, error)
 	// Sends the current counts under a prefix, and then those that changed, at most once an interval. At most 10,000 counts may be
 	// current under the prefix.

@@ -8,12 +8,16 @@
 //                        ErrorInfo the code is gRPC's own (a message too large, say) and says nothing about quota.
 //   INVALID_ARGUMENT     the request is malformed; BadRequest names every field at fault. Nothing was charged.
 //   ALREADY_EXISTS       reason "REQUEST_ID_REUSED": the request_id was used before for something else. Nothing was charged.
-//   NOT_FOUND            reason "UNKNOWN_BUCKET": the bucket is not declared and the default is off; or there is no such
-//                        reservation. Nothing was charged.
+//   NOT_FOUND            reason "UNKNOWN_BUCKET": the bucket is not declared and the default is off; reason
+//                        "UNKNOWN_RESERVATION": the caller has no acquire under that request_id, or its receipt has left.
+//                        Nothing was charged.
 //   FAILED_PRECONDITION  reason "TOO_MANY_BUCKETS": the bound on live undeclared names is reached, or the bucket has
 //                        counts of 64 units today and does not limit this one; reason "DECLARED_IN_FILE": a change to what the
-//                        buckets file declares; reason "ALREADY_SETTLED": settled before with other amounts. Nothing was
-//                        charged.
+//                        buckets file declares. Of reservations: "ALREADY_SETTLED" (settled before, with other amounts;
+//                        what it was settled with is in the text, and as a Reservation in the details), "ALREADY_RELEASED",
+//                        "RESERVATION_EXPIRED" (an Extend came too late; Settle and Release still may),
+//                        "NOT_A_RESERVATION" (the acquire was without hold: it can be released, and nothing else).
+//                        Nothing was charged.
 //   DATA_LOSS            reason "RECORD_CORRUPT": a record of this bucket fails its checksum; refused rather than guessed.
 //                        Nothing was charged.
 //   UNAUTHENTICATED      the server does not know who is calling. Nothing was charged.
@@ -61,12 +65,13 @@ type AcquireRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The bucket to charge, and with it its parents; see Charge.bucket for its form. Required.
 	Bucket string `protobuf:"bytes,1,opt,name=bucket,proto3" json:"bucket,omitempty"`
-	// What to take; none means one call from bucket. At most 32.
+	// What to take; none means one call from bucket, and what the bucket's estimates say of other units. At most 32.
 	Charges []*Charge `protobuf:"bytes,2,rep,name=charges,proto3" json:"charges,omitempty"`
 	// The caller's name for this one acquire, so that it can be sent again: 1 to 128 bytes of printable ASCII without spaces.
 	// Ids that sort by time (UUIDv7) are the cheapest to keep. Absent: every sending is a new acquire. Required with hold.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// How long to hold the amounts before they expire, at most 24 hours; absent: used at once.
+	// How long to hold the amounts before they expire: 1 ms to 24 hours, or 0 for the bucket's own hold time, which is 15 minutes
+	// where it has none. Absent: used at once.
 	Hold          *durationpb.Duration `protobuf:"bytes,4,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -201,7 +206,9 @@ type SettleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The reservation: the request_id of its acquire. Required.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The actual amounts, 0 allowed; a unit not named settles as held.
+	// The actual amounts, 0 allowed; a unit not named settles as held. A charge without a bucket means the reservation's. A unit
+	// that was not held may be reported for a bucket that was charged; it is counted in the windows in which the reservation was
+	// made. Ceilings are refused: they bind what is taken, not what was used. At most 32.
 	Charges       []*Charge `protobuf:"bytes,2,rep,name=charges,proto3" json:"charges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -412,11 +419,12 @@ type ExtendRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The reservation: the request_id of its acquire. Required.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// How long to hold from now; absent keeps its expiry. At most 24 hours.
+	// How long to hold from now: 1 ms to 24 hours. Absent keeps its expiry, and so does one that is earlier than it is already.
 	Hold *durationpb.Duration `protobuf:"bytes,2,opt,name=hold,proto3" json:"hold,omitempty"`
-	// What to take on top; none takes nothing more.
+	// What to take on top, in the windows that are current now; none takes nothing more. At most 32.
 	Charges []*Charge `protobuf:"bytes,3,rep,name=charges,proto3" json:"charges,omitempty"`
-	// The caller's name for this one extension, so that sending it again takes nothing more. Required with charges.
+	// The caller's name for this one extension, so that sending it again takes nothing more: 1 to 128 bytes of printable ASCII
+	// without spaces, scoped to the reservation. Required with charges.
 	ExtendId      string `protobuf:"bytes,4,opt,name=extend_id,json=extendId,proto3" json:"extend_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -550,7 +558,9 @@ type CheckRequest struct {
 	// As in AcquireRequest.
 	Bucket string `protobuf:"bytes,1,opt,name=bucket,proto3" json:"bucket,omitempty"`
 	// As in AcquireRequest.
-	Charges       []*Charge `protobuf:"bytes,2,rep,name=charges,proto3" json:"charges,omitempty"`
+	Charges []*Charge `protobuf:"bytes,2,rep,name=charges,proto3" json:"charges,omitempty"`
+	// As in AcquireRequest: whether the amounts would be held.
+	Hold          *durationpb.Duration `protobuf:"bytes,3,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -595,6 +605,13 @@ func (x *CheckRequest) GetBucket() string {
 func (x *CheckRequest) GetCharges() []*Charge {
 	if x != nil {
 		return x.Charges
+	}
+	return nil
+}
+
+func (x *CheckRequest) GetHold() *durationpb.Duration {
+	if x != nil {
+		return x.Hold
 	}
 	return nil
 }
@@ -702,10 +719,11 @@ const file_quotad_v1_quota_proto_rawDesc = "" +
 	"\bbalances\x18\x01 \x03(\v2\x12.quotad.v1.BalanceR\bbalances\x12\x1a\n" +
 	"\breplayed\x18\x02 \x01(\bR\breplayed\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"S\n" +
+	"expireTime\"\x82\x01\n" +
 	"\fCheckRequest\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\tR\x06bucket\x12+\n" +
-	"\acharges\x18\x02 \x03(\v2\x11.quotad.v1.ChargeR\acharges\"\x84\x01\n" +
+	"\acharges\x18\x02 \x03(\v2\x11.quotad.v1.ChargeR\acharges\x12-\n" +
+	"\x04hold\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04hold\"\x84\x01\n" +
 	"\rCheckResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12.\n" +
 	"\bbalances\x18\x02 \x03(\v2\x12.quotad.v1.BalanceR\bbalances\x12)\n" +
@@ -760,23 +778,24 @@ var file_quotad_v1_quota_proto_depIdxs = []int32{
 	12, // 9: quotad.v1.ExtendResponse.balances:type_name -> quotad.v1.Balance
 	13, // 10: quotad.v1.ExtendResponse.expire_time:type_name -> google.protobuf.Timestamp
 	10, // 11: quotad.v1.CheckRequest.charges:type_name -> quotad.v1.Charge
-	12, // 12: quotad.v1.CheckResponse.balances:type_name -> quotad.v1.Balance
-	14, // 13: quotad.v1.CheckResponse.denial:type_name -> quotad.v1.Denial
-	0,  // 14: quotad.v1.QuotaService.Acquire:input_type -> quotad.v1.AcquireRequest
-	2,  // 15: quotad.v1.QuotaService.Settle:input_type -> quotad.v1.SettleRequest
-	4,  // 16: quotad.v1.QuotaService.Release:input_type -> quotad.v1.ReleaseRequest
-	6,  // 17: quotad.v1.QuotaService.Extend:input_type -> quotad.v1.ExtendRequest
-	8,  // 18: quotad.v1.QuotaService.Check:input_type -> quotad.v1.CheckRequest
-	1,  // 19: quotad.v1.QuotaService.Acquire:output_type -> quotad.v1.AcquireResponse
-	3,  // 20: quotad.v1.QuotaService.Settle:output_type -> quotad.v1.SettleResponse
-	5,  // 21: quotad.v1.QuotaService.Release:output_type -> quotad.v1.ReleaseResponse
-	7,  // 22: quotad.v1.QuotaService.Extend:output_type -> quotad.v1.ExtendResponse
-	9,  // 23: quotad.v1.QuotaService.Check:output_type -> quotad.v1.CheckResponse
-	19, // [19:24] is the sub-list for method output_type
-	14, // [14:19] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	11, // 12: quotad.v1.CheckRequest.hold:type_name -> google.protobuf.Duration
+	12, // 13: quotad.v1.CheckResponse.balances:type_name -> quotad.v1.Balance
+	14, // 14: quotad.v1.CheckResponse.denial:type_name -> quotad.v1.Denial
+	0,  // 15: quotad.v1.QuotaService.Acquire:input_type -> quotad.v1.AcquireRequest
+	2,  // 16: quotad.v1.QuotaService.Settle:input_type -> quotad.v1.SettleRequest
+	4,  // 17: quotad.v1.QuotaService.Release:input_type -> quotad.v1.ReleaseRequest
+	6,  // 18: quotad.v1.QuotaService.Extend:input_type -> quotad.v1.ExtendRequest
+	8,  // 19: quotad.v1.QuotaService.Check:input_type -> quotad.v1.CheckRequest
+	1,  // 20: quotad.v1.QuotaService.Acquire:output_type -> quotad.v1.AcquireResponse
+	3,  // 21: quotad.v1.QuotaService.Settle:output_type -> quotad.v1.SettleResponse
+	5,  // 22: quotad.v1.QuotaService.Release:output_type -> quotad.v1.ReleaseResponse
+	7,  // 23: quotad.v1.QuotaService.Extend:output_type -> quotad.v1.ExtendResponse
+	9,  // 24: quotad.v1.QuotaService.Check:output_type -> quotad.v1.CheckResponse
+	20, // [20:25] is the sub-list for method output_type
+	15, // [15:20] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_quotad_v1_quota_proto_init() }

@@ -8,12 +8,16 @@
 //                        ErrorInfo the code is gRPC's own (a message too large, say) and says nothing about quota.
 //   INVALID_ARGUMENT     the request is malformed; BadRequest names every field at fault. Nothing was charged.
 //   ALREADY_EXISTS       reason "REQUEST_ID_REUSED": the request_id was used before for something else. Nothing was charged.
-//   NOT_FOUND            reason "UNKNOWN_BUCKET": the bucket is not declared and the default is off; or there is no such
-//                        reservation. Nothing was charged.
+//   NOT_FOUND            reason "UNKNOWN_BUCKET": the bucket is not declared and the default is off; reason
+//                        "UNKNOWN_RESERVATION": the caller has no acquire under that request_id, or its receipt has left.
+//                        Nothing was charged.
 //   FAILED_PRECONDITION  reason "TOO_MANY_BUCKETS": the bound on live undeclared names is reached, or the bucket has
 //                        counts of 64 units today and does not limit this one; reason "DECLARED_IN_FILE": a change to what the
-//                        buckets file declares; reason "ALREADY_SETTLED": settled before with other amounts. Nothing was
-//                        charged.
+//                        buckets file declares. Of reservations: "ALREADY_SETTLED" (settled before, with other amounts;
+//                        what it was settled with is in the text, and as a Reservation in the details), "ALREADY_RELEASED",
+//                        "RESERVATION_EXPIRED" (an Extend came too late; Settle and Release still may),
+//                        "NOT_A_RESERVATION" (the acquire was without hold: it can be released, and nothing else).
+//                        Nothing was charged.
 //   DATA_LOSS            reason "RECORD_CORRUPT": a record of this bucket fails its checksum; refused rather than guessed.
 //                        Nothing was charged.
 //   UNAUTHENTICATED      the server does not know who is calling. Nothing was charged.
@@ -70,9 +74,11 @@ type QuotaServiceClient interface {
 	// so it is not declared idempotent: nothing on the way may send it again by itself.
 	Acquire(ctx context.Context, in *AcquireRequest, opts ...grpc.CallOption) (*AcquireResponse, error)
 	// Replaces what a reservation holds by what was really used, in the windows that admitted it. Never refused for being over
-	// the limit: money already spent is recorded as overage.
+	// the limit: money already spent is recorded as overage. After the reservation has expired it corrects the count, while its
+	// receipt lives: for at least 24 hours after the expiry.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
-	// Gives a reservation back, or undoes a plain acquire while its receipt lives: the call failed before it cost anything.
+	// Gives a reservation back, or undoes a plain acquire while its receipt lives: the call failed before it cost anything. What a
+	// reset has forgotten since is not given back a second time.
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 	// Keeps a reservation longer, and takes more for it: a stream that goes on. Denied like an Acquire; the reservation then
 	// stands as it was. With an extend_id it may be sent again. Without one every sending holds from its own time, so it is not
@@ -151,9 +157,11 @@ type QuotaServiceServer interface {
 	// so it is not declared idempotent: nothing on the way may send it again by itself.
 	Acquire(context.Context, *AcquireRequest) (*AcquireResponse, error)
 	// Replaces what a reservation holds by what was really used, in the windows that admitted it. Never refused for being over
-	// the limit: money already spent is recorded as overage.
+	// the limit: money already spent is recorded as overage. After the reservation has expired it corrects the count, while its
+	// receipt lives: for at least 24 hours after the expiry.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
-	// Gives a reservation back, or undoes a plain acquire while its receipt lives: the call failed before it cost anything.
+	// Gives a reservation back, or undoes a plain acquire while its receipt lives: the call failed before it cost anything. What a
+	// reset has forgotten since is not given back a second time.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// Keeps a reservation longer, and takes more for it: a stream that goes on. Denied like an Acquire; the reservation then
 	// stands as it was. With an extend_id it may be sent again. Without one every sending holds from its own time, so it is not

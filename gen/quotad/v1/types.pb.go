@@ -11,6 +11,7 @@ package quotadv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -273,7 +274,8 @@ type Charge struct {
 	Bucket string `protobuf:"bytes,1,opt,name=bucket,proto3" json:"bucket,omitempty"`
 	// The unit counted: "calls" when absent. 1 to 64 bytes of [a-z0-9_], starting with a letter.
 	Unit string `protobuf:"bytes,2,opt,name=unit,proto3" json:"unit,omitempty"`
-	// How many; absent is 1. 1 to 1,000,000,000,000,000 in an Acquire; 0 is allowed where a Settle reports it.
+	// How many. 1 to 1,000,000,000,000,000 in an Acquire or Extend; 0 is allowed where a Settle reports it. Absent: the bucket's
+	// estimate for the unit, or 1 where it has none; in a Settle, as much as is held.
 	Amount *int64 `protobuf:"varint,3,opt,name=amount,proto3,oneof" json:"amount,omitempty"`
 	// The caller's own lower cap on the shared count: refused if used plus held would pass it. 0 or more; absent means none.
 	// It binds the named bucket, not its parents, and never lifts a limit.
@@ -508,7 +510,12 @@ type Violation struct {
 	// Whether it was the caller's own ceiling rather than the bucket's limit.
 	Ceiling bool `protobuf:"varint,4,opt,name=ceiling,proto3" json:"ceiling,omitempty"`
 	// Whether no wait can help: the amount is above the cap itself, or the window never ends.
-	Never         bool `protobuf:"varint,5,opt,name=never,proto3" json:"never,omitempty"`
+	Never bool `protobuf:"varint,5,opt,name=never,proto3" json:"never,omitempty"`
+	// Whether it was the bucket's max_hold: the amount is more than one reservation may hold. cap is then that share.
+	MaxHold bool `protobuf:"varint,6,opt,name=max_hold,json=maxHold,proto3" json:"max_hold,omitempty"`
+	// Whether it was the bucket's max_in_flight: as many reservations are open as may be. The unit of balance is then
+	// "reservations", its window never ends, and a settle, a release or an expiry makes room.
+	MaxInFlight   bool `protobuf:"varint,7,opt,name=max_in_flight,json=maxInFlight,proto3" json:"max_in_flight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -574,6 +581,20 @@ func (x *Violation) GetCeiling() bool {
 func (x *Violation) GetNever() bool {
 	if x != nil {
 		return x.Never
+	}
+	return false
+}
+
+func (x *Violation) GetMaxHold() bool {
+	if x != nil {
+		return x.MaxHold
+	}
+	return false
+}
+
+func (x *Violation) GetMaxInFlight() bool {
+	if x != nil {
+		return x.MaxInFlight
 	}
 	return false
 }
@@ -730,7 +751,16 @@ type Bucket struct {
 	// A note for people, at most 500 bytes. Not used for anything.
 	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
 	// Where it was declared. Set by the server; ignored in a request.
-	Source        Source `protobuf:"varint,6,opt,name=source,proto3,enum=quotad.v1.Source" json:"source,omitempty"`
+	Source Source `protobuf:"varint,6,opt,name=source,proto3,enum=quotad.v1.Source" json:"source,omitempty"`
+	// The most of each limit that one reservation may hold, in percent of the limit, rounded up: 1 to 100; absent means the whole.
+	MaxHoldPercent int32 `protobuf:"varint,7,opt,name=max_hold_percent,json=maxHoldPercent,proto3" json:"max_hold_percent,omitempty"`
+	// The most reservations that may be open at a time, on the bucket and those below it: 1 to 1,000,000,000; absent means no bound.
+	MaxInFlight int64 `protobuf:"varint,8,opt,name=max_in_flight,json=maxInFlight,proto3" json:"max_in_flight,omitempty"`
+	// How long a reservation is held whose caller asks for a hold of 0: 1 ms to 24 hours; absent means 15 minutes.
+	Hold *durationpb.Duration `protobuf:"bytes,9,opt,name=hold,proto3" json:"hold,omitempty"`
+	// What a call is taken to need where its caller does not say: for a charge without an amount, and for an acquire without
+	// charges. A unit may be named once; at most 32.
+	Estimates     []*Estimate `protobuf:"bytes,10,rep,name=estimates,proto3" json:"estimates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -807,6 +837,89 @@ func (x *Bucket) GetSource() Source {
 	return Source_SOURCE_UNSPECIFIED
 }
 
+func (x *Bucket) GetMaxHoldPercent() int32 {
+	if x != nil {
+		return x.MaxHoldPercent
+	}
+	return 0
+}
+
+func (x *Bucket) GetMaxInFlight() int64 {
+	if x != nil {
+		return x.MaxInFlight
+	}
+	return 0
+}
+
+func (x *Bucket) GetHold() *durationpb.Duration {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+func (x *Bucket) GetEstimates() []*Estimate {
+	if x != nil {
+		return x.Estimates
+	}
+	return nil
+}
+
+// What a call is taken to need of a unit where its caller does not say.
+type Estimate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The unit: "calls" when absent.
+	Unit string `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
+	// How many: 1 to 1,000,000,000,000,000, and no more than any limit of the unit.
+	Amount        int64 `protobuf:"varint,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Estimate) Reset() {
+	*x = Estimate{}
+	mi := &file_quotad_v1_types_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Estimate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Estimate) ProtoMessage() {}
+
+func (x *Estimate) ProtoReflect() protoreflect.Message {
+	mi := &file_quotad_v1_types_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Estimate.ProtoReflect.Descriptor instead.
+func (*Estimate) Descriptor() ([]byte, []int) {
+	return file_quotad_v1_types_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Estimate) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Estimate) GetAmount() int64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
 // A reservation: amounts held until settled, released or expired.
 type Reservation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -814,7 +927,7 @@ type Reservation struct {
 	Bucket string `protobuf:"bytes,1,opt,name=bucket,proto3" json:"bucket,omitempty"`
 	// Its id: the request_id of that acquire.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// What it holds or held.
+	// What it holds or held: the bucket, unit and amount of each charge, those of its extensions included.
 	Charges []*Charge `protobuf:"bytes,3,rep,name=charges,proto3" json:"charges,omitempty"`
 	// Whether it is open, and how it ended.
 	State ReservationState `protobuf:"varint,4,opt,name=state,proto3,enum=quotad.v1.ReservationState" json:"state,omitempty"`
@@ -822,17 +935,23 @@ type Reservation struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When it expires, or expired, if nobody settles it.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// What was really used; set once it is settled.
+	// What was really used, by bucket and unit; set once it is settled.
 	Settled []*Charge `protobuf:"bytes,7,rep,name=settled,proto3" json:"settled,omitempty"`
 	// Who made it. An id is scoped to its caller: two callers may use the same one.
-	Principal     string `protobuf:"bytes,8,opt,name=principal,proto3" json:"principal,omitempty"`
+	Principal string `protobuf:"bytes,8,opt,name=principal,proto3" json:"principal,omitempty"`
+	// When it was settled or released, or when its expiry was carried out; absent while it is open.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// Whether it was settled or released after it had expired.
+	Late bool `protobuf:"varint,10,opt,name=late,proto3" json:"late,omitempty"`
+	// What becomes of it if nobody settles it: the bucket's on_expiry when it was made.
+	OnExpiry      OnExpiry `protobuf:"varint,11,opt,name=on_expiry,json=onExpiry,proto3,enum=quotad.v1.OnExpiry" json:"on_expiry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_quotad_v1_types_proto_msgTypes[6]
+	mi := &file_quotad_v1_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +963,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_quotad_v1_types_proto_msgTypes[6]
+	mi := &file_quotad_v1_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +976,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_quotad_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_quotad_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Reservation) GetBucket() string {
@@ -916,11 +1035,32 @@ func (x *Reservation) GetPrincipal() string {
 	return ""
 }
 
+func (x *Reservation) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *Reservation) GetLate() bool {
+	if x != nil {
+		return x.Late
+	}
+	return false
+}
+
+func (x *Reservation) GetOnExpiry() OnExpiry {
+	if x != nil {
+		return x.OnExpiry
+	}
+	return OnExpiry_ON_EXPIRY_UNSPECIFIED
+}
+
 var File_quotad_v1_types_proto protoreflect.FileDescriptor
 
 const file_quotad_v1_types_proto_rawDesc = "" +
 	"\n" +
-	"\x15quotad/v1/types.proto\x12\tquotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n" +
+	"\x15quotad/v1/types.proto\x12\tquotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n" +
 	"\x06Charge\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\tR\x06bucket\x12\x12\n" +
 	"\x04unit\x18\x02 \x01(\tR\x04unit\x12\x1b\n" +
@@ -948,13 +1088,15 @@ const file_quotad_v1_types_proto_rawDesc = "" +
 	"\fwindow_label\x18\f \x01(\tR\vwindowLabelB\b\n" +
 	"\x06_limitB\f\n" +
 	"\n" +
-	"_remaining\"\x99\x01\n" +
+	"_remaining\"\xd8\x01\n" +
 	"\tViolation\x12,\n" +
 	"\abalance\x18\x01 \x01(\v2\x12.quotad.v1.BalanceR\abalance\x12\x1c\n" +
 	"\trequested\x18\x02 \x01(\x03R\trequested\x12\x10\n" +
 	"\x03cap\x18\x03 \x01(\x03R\x03cap\x12\x18\n" +
 	"\aceiling\x18\x04 \x01(\bR\aceiling\x12\x14\n" +
-	"\x05never\x18\x05 \x01(\bR\x05never\"\xa9\x01\n" +
+	"\x05never\x18\x05 \x01(\bR\x05never\x12\x19\n" +
+	"\bmax_hold\x18\x06 \x01(\bR\amaxHold\x12\"\n" +
+	"\rmax_in_flight\x18\a \x01(\bR\vmaxInFlight\"\xa9\x01\n" +
 	"\x06Denial\x124\n" +
 	"\n" +
 	"violations\x18\x01 \x03(\v2\x14.quotad.v1.ViolationR\n" +
@@ -965,14 +1107,22 @@ const file_quotad_v1_types_proto_rawDesc = "" +
 	"\x05Limit\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12)\n" +
 	"\x06window\x18\x02 \x01(\x0e2\x11.quotad.v1.WindowR\x06window\x12\x10\n" +
-	"\x03max\x18\x03 \x01(\x03R\x03max\"\xd9\x01\n" +
+	"\x03max\x18\x03 \x01(\x03R\x03max\"\x89\x03\n" +
 	"\x06Bucket\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
 	"\x06limits\x18\x02 \x03(\v2\x10.quotad.v1.LimitR\x06limits\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x120\n" +
 	"\ton_expiry\x18\x04 \x01(\x0e2\x13.quotad.v1.OnExpiryR\bonExpiry\x12 \n" +
 	"\vdescription\x18\x05 \x01(\tR\vdescription\x12)\n" +
-	"\x06source\x18\x06 \x01(\x0e2\x11.quotad.v1.SourceR\x06source\"\xe9\x02\n" +
+	"\x06source\x18\x06 \x01(\x0e2\x11.quotad.v1.SourceR\x06source\x12(\n" +
+	"\x10max_hold_percent\x18\a \x01(\x05R\x0emaxHoldPercent\x12\"\n" +
+	"\rmax_in_flight\x18\b \x01(\x03R\vmaxInFlight\x12-\n" +
+	"\x04hold\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04hold\x121\n" +
+	"\testimates\x18\n" +
+	" \x03(\v2\x13.quotad.v1.EstimateR\testimates\"6\n" +
+	"\bEstimate\x12\x12\n" +
+	"\x04unit\x18\x01 \x01(\tR\x04unit\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\x03R\x06amount\"\xe6\x03\n" +
 	"\vReservation\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\tR\x06bucket\x12\x1d\n" +
 	"\n" +
@@ -984,7 +1134,11 @@ const file_quotad_v1_types_proto_rawDesc = "" +
 	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12+\n" +
 	"\asettled\x18\a \x03(\v2\x11.quotad.v1.ChargeR\asettled\x12\x1c\n" +
-	"\tprincipal\x18\b \x01(\tR\tprincipal*\x99\x01\n" +
+	"\tprincipal\x18\b \x01(\tR\tprincipal\x125\n" +
+	"\bend_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x12\n" +
+	"\x04late\x18\n" +
+	" \x01(\bR\x04late\x120\n" +
+	"\ton_expiry\x18\v \x01(\x0e2\x13.quotad.v1.OnExpiryR\bonExpiry*\x99\x01\n" +
 	"\x06Window\x12\x16\n" +
 	"\x12WINDOW_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rWINDOW_MINUTE\x10\x01\x12\x0f\n" +
@@ -1024,7 +1178,7 @@ func file_quotad_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_quotad_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_quotad_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_quotad_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_quotad_v1_types_proto_goTypes = []any{
 	(Window)(0),                   // 0: quotad.v1.Window
 	(OnExpiry)(0),                 // 1: quotad.v1.OnExpiry
@@ -1036,31 +1190,37 @@ var file_quotad_v1_types_proto_goTypes = []any{
 	(*Denial)(nil),                // 7: quotad.v1.Denial
 	(*Limit)(nil),                 // 8: quotad.v1.Limit
 	(*Bucket)(nil),                // 9: quotad.v1.Bucket
-	(*Reservation)(nil),           // 10: quotad.v1.Reservation
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Estimate)(nil),              // 10: quotad.v1.Estimate
+	(*Reservation)(nil),           // 11: quotad.v1.Reservation
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
 }
 var file_quotad_v1_types_proto_depIdxs = []int32{
 	0,  // 0: quotad.v1.Charge.ceiling_window:type_name -> quotad.v1.Window
 	0,  // 1: quotad.v1.Balance.window:type_name -> quotad.v1.Window
-	11, // 2: quotad.v1.Balance.start:type_name -> google.protobuf.Timestamp
-	11, // 3: quotad.v1.Balance.end:type_name -> google.protobuf.Timestamp
+	12, // 2: quotad.v1.Balance.start:type_name -> google.protobuf.Timestamp
+	12, // 3: quotad.v1.Balance.end:type_name -> google.protobuf.Timestamp
 	5,  // 4: quotad.v1.Violation.balance:type_name -> quotad.v1.Balance
 	6,  // 5: quotad.v1.Denial.violations:type_name -> quotad.v1.Violation
-	11, // 6: quotad.v1.Denial.retry_at:type_name -> google.protobuf.Timestamp
+	12, // 6: quotad.v1.Denial.retry_at:type_name -> google.protobuf.Timestamp
 	0,  // 7: quotad.v1.Limit.window:type_name -> quotad.v1.Window
 	8,  // 8: quotad.v1.Bucket.limits:type_name -> quotad.v1.Limit
 	1,  // 9: quotad.v1.Bucket.on_expiry:type_name -> quotad.v1.OnExpiry
 	2,  // 10: quotad.v1.Bucket.source:type_name -> quotad.v1.Source
-	4,  // 11: quotad.v1.Reservation.charges:type_name -> quotad.v1.Charge
-	3,  // 12: quotad.v1.Reservation.state:type_name -> quotad.v1.ReservationState
-	11, // 13: quotad.v1.Reservation.create_time:type_name -> google.protobuf.Timestamp
-	11, // 14: quotad.v1.Reservation.expire_time:type_name -> google.protobuf.Timestamp
-	4,  // 15: quotad.v1.Reservation.settled:type_name -> quotad.v1.Charge
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	13, // 11: quotad.v1.Bucket.hold:type_name -> google.protobuf.Duration
+	10, // 12: quotad.v1.Bucket.estimates:type_name -> quotad.v1.Estimate
+	4,  // 13: quotad.v1.Reservation.charges:type_name -> quotad.v1.Charge
+	3,  // 14: quotad.v1.Reservation.state:type_name -> quotad.v1.ReservationState
+	12, // 15: quotad.v1.Reservation.create_time:type_name -> google.protobuf.Timestamp
+	12, // 16: quotad.v1.Reservation.expire_time:type_name -> google.protobuf.Timestamp
+	4,  // 17: quotad.v1.Reservation.settled:type_name -> quotad.v1.Charge
+	12, // 18: quotad.v1.Reservation.end_time:type_name -> google.protobuf.Timestamp
+	1,  // 19: quotad.v1.Reservation.on_expiry:type_name -> quotad.v1.OnExpiry
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_quotad_v1_types_proto_init() }
@@ -1076,7 +1236,7 @@ func file_quotad_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quotad_v1_types_proto_rawDesc), len(file_quotad_v1_types_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,112 @@
+package quota
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// extend keeps a reservation longer and takes more for it. A refusal leaves it as it was.
+func extend(s State, now time.Time, op Extend) (Decision, error) {
+	id := ReceiptKey{Principal: op.Principal, RequestID: op.RequestID}
+	r, seen, err := s.Receipt(id)
+	if err != nil {
+		return Decision{}, err
+	}
+	if refusal := reservationIn(id, r, seen, now); refusal.Outcome != 0 {
+		return refusal, nil
+	}
+	extension := id
+	extension.ExtendID = op.ExtendID
+	if op.ExtendID != "" {
+		x, seen, err := s.Receipt(extension)
+		switch {
+		case err != nil:
+			return Decision{}, err
+		case seen && x.Fingerprint != op.sum:
+			return Decision{Outcome: IDReused, Detail: op.ExtendID}, nil
+		case seen:
+			return replay(s, now, r)
+		}
+	}
+	switch {
+	case r.Phase == PhaseSettled:
+		return refuseEnded(AlreadySettled, id, r, now), nil
+	case r.Phase == PhaseReleased:
+		return refuseEnded(AlreadyReleased, id, r, now), nil
+	case r.Phase != PhaseOpen || !r.Hold.Expiry.After(now):
+		return refuseEnded(AlreadyExpired, id, r, now), nil
+	}
+	p, refusal, err := planExtension(s, now, op, &r)
+	if err != nil || refusal.Outcome != 0 {
+		return refusal, err
+	}
+	expiry := r.Hold.Expiry
+	r.Hold, r.Entries = r.Hold.clone(), slices.Clone(r.Entries)
+	if op.Hold > 0 {
+		if later := expiryAfter(now, op.Hold); later.After(expiry) {
+			r.Hold.Expiry = later
+		}
+	}
+	p.record(&r)
+	if len(r.Entries) > CountsMax {
+		return tooManyCounts(len(r.Entries)), nil
+	}
+	return p.keepExtension(s, id, extension, r, expiry, op.sum)
+}
+
+// planExtension lays out what is taken on top; nothing where nothing is.
+func planExtension(s State, now time.Time, op Extend, r *Receipt) (plan, Decision, error) {
+	if len(op.Charges) == 0 {
+		return plan{reader: s, now: now, hold: &holding{extended: r}}, Decision{}, nil
+	}
+	charges := slices.Clone(op.Charges)
+	var ps Problems
+	for i := range charges {
+		c := &charges[i]
+		if c.Bucket == "" {
+			c.Bucket = r.Hold.Bucket
+		}
+		if slices.ContainsFunc(charges[:i], func(d Charge) bool { return d.Bucket == c.Bucket && d.Unit == c.Unit }) {
+			ps.Add(fmt.Sprintf("charges[%d].unit", i), "%s of %s is charged twice; add the amounts up in one charge", c.Unit, c.Bucket)
+		}
+	}
+	if ps != nil {
+		return plan{}, Decision{Outcome: Invalid, Problems: ps}, nil
+	}
+	p, refusal, err := planAcquire(s, now, Acquire{Bucket: r.Hold.Bucket, Charges: charges, Reserve: true}, r)
+	if err != nil || refusal.Outcome != 0 {
+		return p, refusal, err
+	}
+	d, err := p.verdict()
+	if err != nil || d.Outcome != Done {
+		return p, d, err
+	}
+	return p, Decision{}, nil
+}
+
+// keepExtension writes what was taken, the reservation as it is now, and that this extension has been made.
+func (p *plan) keepExtension(s State, id, extension ReceiptKey, r Receipt, before time.Time, sum Fingerprint) (Decision, error) {
+	if err := p.take(s, true); err != nil {
+		return Decision{}, err
+	}
+	if err := p.countInFlight(s); err != nil {
+		return Decision{}, err
+	}
+	if err := s.SetReceipt(id, r); err != nil {
+		return Decision{}, err
+	}
+	if extension.ExtendID != "" {
+		if err := s.SetReceipt(extension, Receipt{Fingerprint: sum, Time: p.now}); err != nil {
+			return Decision{}, err
+		}
+	}
+	if !r.Hold.Expiry.Equal(before) {
+		if err := s.Schedule(id, before, r); err != nil {
+			return Decision{}, err
+		}
+	}
+	d, err := replay(s, p.now, r)
+	d.Replayed = false
+	return d, err
+}

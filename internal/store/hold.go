@@ -1,0 +1,200 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/quotad/quotad/internal/quota"
+)
+
+// expireMax is how many reservations one transaction expires at most: some milliseconds' work, while every other op waits.
+const expireMax = 512
+
+// InFlight returns how many reservations are open on a bucket.
+func (s *state) InFlight(b quota.Bucket) (int64, error) { return s.number(spaceInFlight, string(b)) }
+
+// SetInFlight keeps how many reservations are open on a bucket.
+func (s *state) SetInFlight(b quota.Bucket, n int64) error {
+	if n == 0 { // so that a bucket which nobody uses any more costs nothing
+		s.writes++
+		return s.tx.Delete(spaceInFlight, string(b))
+	}
+	return s.putNumber(spaceInFlight, string(b), n)
+}
+
+// Schedule notes when a reservation expires.
+func (s *state) Schedule(k quota.ReceiptKey, before time.Time, r quota.Receipt) error {
+	if !before.IsZero() {
+		s.writes++
+		s.opened--
+		if err := s.tx.Delete(spaceExpiries, expiryKey(before, k)); err != nil {
+			return fmt.Errorf("taking an expiry away: %w", err)
+		}
+	}
+	if r.Phase != quota.PhaseOpen {
+		return nil
+	}
+	s.opened++
+	if s.soonest.IsZero() || r.Hold.Expiry.Before(s.soonest) {
+		s.soonest = r.Hold.Expiry
+	}
+	s.buf = append(s.buf[:0], recordVersion)
+	s.buf = binary.AppendVarint(s.buf, r.Time.UnixMilli())
+	s.buf = append(s.buf, r.Hold.Bucket...)
+	return s.put(spaceExpiries, expiryKey(r.Hold.Expiry, k), s.buf)
+}
+
+// expiry is an open reservation as the index of expiries has it.
+type expiry struct {
+	at     time.Time
+	key    quota.ReceiptKey
+	made   time.Time
+	bucket quota.Bucket
+}
+
+func parseExpiry(key string, record []byte) (x expiry, err error) {
+	if x.at, x.key, err = parseExpiryKey(key); err != nil {
+		return x, err
+	}
+	body, err := unseal(record, spaceExpiries, key)
+	if err != nil {
+		return x, err
+	}
+	d := decoder{rest: body}
+	x.made = time.UnixMilli(d.varint()).UTC()
+	x.bucket = quota.Bucket(d.rest)
+	if d.bad {
+		err = fmt.Errorf("%w: the expiry %q cannot be read", ErrCorrupt, key)
+	}
+	return x, err
+}
+
+// Due returns reservations whose time is over, the first to expire first. One with a damaged record is left out: it stays held,
+// as nobody can say what it holds, and the problem is shown.
+func (s *state) Due(now time.Time, most int) ([]quota.ReceiptKey, error) {
+	var due []quota.ReceiptKey
+	var bad error
+	err := s.tx.Scan(spaceExpiries, "", func(key string, _ []byte) bool {
+		at, k, err := parseExpiryKey(key)
+		if err == nil && at.After(now) {
+			return false
+		}
+		if err == nil {
+			err = s.readable(k)
+		}
+		switch {
+		case errors.Is(err, ErrCorrupt):
+			s.met(err)
+			return true
+		case err != nil:
+			bad = err
+			return false
+		}
+		due = append(due, k)
+		return len(due) < most
+	})
+	if err == nil {
+		err = bad
+	}
+	return due, err
+}
+
+// readable tells whether everything can be read that the expiry of a reservation changes.
+func (s *state) readable(k quota.ReceiptKey) error {
+	r, seen, err := s.Receipt(k)
+	if err != nil {
+		return err
+	}
+	if !seen || r.Phase != quota.PhaseOpen {
+		return fmt.Errorf("%w: the reservation %q of %q is to expire, and is not open", ErrCorrupt, k.RequestID, k.Principal)
+	}
+	for _, e := range r.Entries {
+		if _, _, err := s.Account(e.Key); err != nil {
+			return err
+		}
+		if _, err := s.InFlight(e.Key.Bucket); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// met tells of a damaged record that did not stop what was being done.
+func (s *state) met(err error) {
+	if s.damaged != nil {
+		s.damaged(err)
+	}
+}
+
+// keepOpen writes how many reservations are open, once for a whole transaction.
+func (s *state) keepOpen() error {
+	if s.opened == 0 {
+		return nil
+	}
+	n, err := s.number(spaceMeta, keyOpen)
+	if err != nil {
+		return err
+	}
+	return s.putNumber(spaceMeta, keyOpen, n+s.opened)
+}
+
+// catchUp expires all that is due.
+func (s *Store) catchUp(ctx context.Context) error {
+	for {
+		d, err := s.do(ctx, request{op: quota.Expire{Max: expireMax}})
+		if err != nil || !d.More {
+			return err
+		}
+	}
+}
+
+// never is the time of the next expiry where nothing is held.
+const never = math.MaxInt64
+
+// expect notes that a reservation expires at a time, for the keeper to wake up then. It is only what wakes the keeper: decisions
+// look into the transaction.
+func (s *Store) expect(at time.Time) {
+	ms := at.UnixMilli()
+	for {
+		next := s.next.Load()
+		if ms >= next {
+			return
+		}
+		if s.next.CompareAndSwap(next, ms) {
+			break
+		}
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default: // it has been told to look
+	}
+}
+
+// expire carries out the expiries that are due, and finds out when the next one is.
+func (s *Store) expire(ctx context.Context) error {
+	if err := s.catchUp(ctx); err != nil {
+		return err
+	}
+	s.next.Store(never)
+	return s.engine.View(ctx, func(tx Tx) error {
+		return tx.Scan(spaceExpiries, "", func(key string, _ []byte) bool {
+			at, _, err := parseExpiryKey(key)
+			if err == nil && at.After(s.Now()) { // what is due and still there is damaged
+				s.expect(at)
+				return false
+			}
+			return true
+		})
+	})
+}
+
+// wait returns how long it is until the next expiry; false if there is none. A ledger whose time stands still is looked at again
+// and again.
+func (s *Store) wait() (wait time.Duration, some bool) {
+	next := s.next.Load()
+	return max(20*time.Millisecond, time.UnixMilli(next).Sub(s.Now())), next != never
+}
