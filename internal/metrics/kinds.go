@@ -15,20 +15,33 @@ const (
 	kindConfigure
 	kindNote
 	kindAdopt
+	kindSettle
+	kindRelease
+	kindExtend
+	kindExpire
 	kinds
 )
 
 // outcomes is one more than the highest outcome; 0 stands for an op that failed.
-const outcomes = int(quota.DeclaredInFile) + 1
+const outcomes = int(quota.Behind) + 1
 
 var kindNames = [kinds]string{
 	"other", "acquire", "set_bucket", "delete_bucket", "apply", "set_override", "reset", "exhaust", "configure", "note", "adopt",
+	"settle", "release", "extend", "expire",
 }
 
 func kindOf(op quota.Op) int {
 	switch op.(type) {
 	case quota.Acquire:
 		return kindAcquire
+	case quota.Settle:
+		return kindSettle
+	case quota.Release:
+		return kindRelease
+	case quota.Extend:
+		return kindExtend
+	case quota.Expire:
+		return kindExpire
 	case quota.Adopt:
 		return kindAdopt
 	case quota.SetBucket:

@@ -28,6 +28,7 @@ type ledger struct {
 	queue, bytes, most, undeclared, undeclaredMax *prometheus.Desc
 	declared, clock, lag, problem                 *prometheus.Desc
 	loadOK, loadTime                              *prometheus.Desc
+	open, oldest                                  *prometheus.Desc
 }
 
 // load is how the latest reading of the buckets file went.
@@ -50,6 +51,8 @@ func newLedger() *ledger {
 		clock:         gauge("ledger_time_seconds", "The time by which the ledger counts, in seconds since 1970. It never goes back."),
 		lag:           gauge("retention_due_spaces", "Groups of old counts that are due to be dropped."),
 		problem:       gauge("problem", "1 while there is a problem of this kind, else 0.", "kind"),
+		open:          gauge("reservations_open", "Reservations that are open."),
+		oldest:        gauge("reservations_oldest_age_seconds", "How long ago the oldest open reservation was made, of the 20,000 that expire first; 0 if none is open."),
 		loadOK:        gauge("buckets_file_last_load_ok", "Whether the buckets file was taken when it was last read. Absent without a buckets file."),
 		loadTime:      gauge("buckets_file_last_taken_time_seconds", "When a buckets file was last taken, in seconds since 1970. Absent if none was."),
 	}
@@ -70,6 +73,7 @@ func (l *ledger) loaded(at time.Time, ok bool) {
 func (l *ledger) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		l.queue, l.bytes, l.most, l.undeclared, l.undeclaredMax, l.declared, l.clock, l.lag, l.problem, l.loadOK, l.loadTime,
+		l.open, l.oldest,
 	} {
 		out <- d
 	}
@@ -101,6 +105,12 @@ func (l *ledger) Collect(out chan<- prometheus.Metric) {
 	gauge(l.declared, float64(s.Declared))
 	gauge(l.clock, seconds(s.LedgerTime))
 	gauge(l.lag, float64(s.RetentionLag))
+	gauge(l.open, float64(s.Open))
+	age := time.Duration(0)
+	if !s.Oldest.IsZero() {
+		age = max(0, s.LedgerTime.Sub(s.Oldest))
+	}
+	gauge(l.oldest, age.Seconds())
 	gauge(l.problem, number(s.Full), string(ProblemFull))
 	gauge(l.problem, number(s.ClockHeld), string(ProblemClockHeld))
 	gauge(l.problem, number(s.CorruptSeen), string(ProblemCorrupt))

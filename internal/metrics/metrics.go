@@ -25,6 +25,9 @@ type Metrics struct {
 	panics  prometheus.Counter
 	ops     [kinds][outcomes]prometheus.Counter
 	replays prometheus.Counter
+	ended   [ways]prometheus.Counter
+	late    prometheus.Counter
+	overage *prometheus.CounterVec
 	batch   prometheus.Histogram
 	commit  prometheus.Histogram
 	failed  prometheus.Counter
@@ -54,8 +57,16 @@ func New(b Build) *Metrics {
 	})
 	m.replays = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "quotad_replays_total",
-		Help: "Acquires that had been granted before under the same request_id, and charged nothing.",
+		Help: "Acquires, settlements, releases and extensions that had been made before under the same id, and changed nothing.",
 	})
+	m.late = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "quotad_reservations_late_total",
+		Help: "Reservations that were settled or released after they had expired.",
+	})
+	m.overage = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "quotad_overage_total",
+		Help: "What settlements added above the limits, by unit; units that quotad has no name for are other.",
+	}, []string{"unit"})
 	m.batch = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "quotad_batch_ops",
 		Help:    "How many ops shared one transaction.",
@@ -75,12 +86,16 @@ func New(b Build) *Metrics {
 		Help: "Readings of the buckets file, by whether it was taken (ok) or refused (bad).",
 	}, []string{"result"})
 	m.registry.MustRegister(
-		m.rpcs, m.open, m.panics, m.replays, m.batch, m.commit, m.failed, m.loads, m.ledger, m.newOps(), buildInfo(b),
+		m.rpcs, m.open, m.panics, m.replays, m.batch, m.commit, m.failed, m.loads, m.ledger, m.newOps(), m.newEnded(),
+		m.late, m.overage, buildInfo(b),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	for _, result := range []string{"ok", "bad"} {
 		m.loads.WithLabelValues(result) // present before the first, so that a rate can be told from nothing
+	}
+	for _, unit := range append(units[:], unitOther) {
+		m.overage.WithLabelValues(unit)
 	}
 	return m
 }
@@ -133,6 +148,7 @@ func (m *Metrics) ObserveBatch(b store.Batch) {
 	if replays > 0 {
 		m.replays.Add(float64(replays))
 	}
+	m.observeReservations(b)
 	m.batch.Observe(float64(b.Ops))
 	if b.Wrote {
 		m.commit.Observe(b.Took.Seconds())

@@ -65,6 +65,7 @@ type Decision struct {
 
 	Expiry      time.Time    // Acquire, Extend: when the reservation expires; zero for a plain acquire
 	Reservation *Reservation // AlreadySettled, AlreadyReleased, AlreadyExpired: how it stands
+	Ended       Phase        // Settle, Release: how the reservation ended that was open; PhaseUsed if none did
 	Late        bool         // Settle, Release: the reservation had expired
 	Overage     []Amount     // Settle: what it added above the limits, by unit; where several limits are passed, the most
 	Charged     int          // Expire: reservations whose amounts became used

@@ -35,6 +35,9 @@ func (e *ending) end(r Receipt, phase Phase) (Decision, error) {
 		d.Late = phase != PhaseExpired && (e.was.Phase == PhaseExpired || !r.Hold.Expiry.After(e.now))
 		r.Hold.Ended, r.Hold.Late = e.now, d.Late
 	}
+	if e.was.Phase == PhaseOpen {
+		d.Ended = phase
+	}
 	for i := range r.Entries {
 		c, err := e.count(r.Entries[i].Key)
 		if err != nil {

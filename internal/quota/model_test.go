@@ -403,7 +403,7 @@ func (m *model) today(now time.Time) string {
 func (m *model) acquire(now time.Time, op quota.Acquire) answer {
 	id := quota.ReceiptKey{Principal: op.Principal, RequestID: op.RequestID}
 	if g, ok := m.receipts[id]; ok {
-		if g.op.Bucket != op.Bucket || !slices.Equal(g.op.Charges, op.Charges) {
+		if g.op.Bucket != op.Bucket || !slices.EqualFunc(g.op.Charges, op.Charges, sameCharge) {
 			return answer{outcome: quota.IDReused}
 		}
 		return m.replay(now, g)
@@ -436,6 +436,12 @@ func (m *model) acquire(now time.Time, op quota.Acquire) answer {
 	}
 	ans.balances = m.balances(ans.asks)
 	return ans
+}
+
+// sameCharge tells whether two charges ask the same. An amount that was left out is 1 to a caller, whatever it is estimated at.
+func sameCharge(a, b quota.Charge) bool {
+	a.Default, b.Default = false, false
+	return a == b
 }
 
 // replay answers with the counts that were charged, as they stand.

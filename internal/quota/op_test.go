@@ -38,7 +38,7 @@ func TestValidateFillsIn(t *testing.T) {
 	for _, c := range []struct {
 		charges, want []quota.Charge
 	}{
-		{nil, []quota.Charge{{Bucket: "a", Unit: "calls", Amount: 1}}},
+		{nil, []quota.Charge{{Bucket: "a", Unit: "calls", Amount: 1, Default: true}}},
 		{[]quota.Charge{{Amount: 2}}, []quota.Charge{{Bucket: "a", Unit: "calls", Amount: 2}}},
 		{
 			[]quota.Charge{{Bucket: "b", Amount: quota.AmountMax}, {Unit: "tokens", Amount: 3, Ceiling: quota.AtMost(0), CeilingSpan: window.Ever}},

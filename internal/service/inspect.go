@@ -24,6 +24,10 @@ const (
 
 	// viewsAtOnce is how many buckets are read in one snapshot. A bucket may have many counts.
 	viewsAtOnce = 200
+
+	// reservationsAtOnce is how many reservations are read in one snapshot. Each has up to 32 charges, and more where it was
+	// extended: a message of so many stays below 2 MiB even if all of them have names of the greatest length.
+	reservationsAtOnce = 20
 )
 
 // inspectServer answers reads.
@@ -158,9 +162,51 @@ func checkLabel(ps *quota.Problems, field string, span window.Span, label string
 	ps.Try(field, err)
 }
 
-// ListReservations is part of the contract, and comes with reservations.
-func (inspectServer) ListReservations(context.Context, *quotadv1.ListReservationsRequest) (*quotadv1.ListReservationsResponse, error) {
-	return nil, later("ListReservations comes with reservations, in a later version of quotad")
+// ListReservations lists reservations, open and ended.
+func (i inspectServer) ListReservations(ctx context.Context, req *quotadv1.ListReservationsRequest) (*quotadv1.ListReservationsResponse, error) {
+	if _, err := caller(ctx); err != nil {
+		return nil, err
+	}
+	var ps quota.Problems
+	q := store.ReservationQuery{
+		Prefix: checkPrefix(&ps, req.GetPrefix()), Phase: phaseOf(req.GetState()), After: req.GetPageToken(), Max: pageSize(&ps, req.GetPageSize()),
+	}
+	if _, known := quotadv1.ReservationState_name[int32(req.GetState())]; !known {
+		ps.Add("state", "is %d, which is not a state", req.GetState())
+	}
+	if req.GetMinAge() != nil {
+		if q.MinAge = duration(&ps, "min_age", req.GetMinAge()); q.MinAge < 0 {
+			ps.Add("min_age", "is %v; want 0 or more, or leave it out for all", q.MinAge)
+		}
+	}
+	if ps != nil {
+		return nil, invalid(ps)
+	}
+	return i.listReservations(ctx, q)
+}
+
+// listReservations reads a page from several snapshots, until it has enough results or bytes. A reservation may have many charges.
+func (i inspectServer) listReservations(ctx context.Context, q store.ReservationQuery) (*quotadv1.ListReservationsResponse, error) {
+	resp := &quotadv1.ListReservationsResponse{}
+	bytes := 0
+	for left := q.Max; left > 0 && bytes < pageBytesMax; left = q.Max - len(resp.GetReservations()) {
+		part := q
+		part.Max = min(left, reservationsAtOnce)
+		found, next, err := i.s.c.Ledger.Reservations(ctx, part)
+		if err != nil {
+			return nil, failure(err)
+		}
+		for _, r := range found {
+			listed := reservation(r)
+			resp.Reservations = append(resp.Reservations, listed)
+			bytes += proto.Size(listed)
+		}
+		q.After, resp.NextPageToken = next, next
+		if next == "" || len(found) < part.Max { // a look that was cut short: the next page goes on
+			break
+		}
+	}
+	return resp, nil
 }
 
 // ListAudit lists administrative changes.
@@ -218,6 +264,6 @@ func (i inspectServer) GetStatus(ctx context.Context, _ *quotadv1.GetStatusReque
 		Version: i.s.c.Version, Engine: i.s.c.Engine, StartTime: timestamp(st.Start), LedgerTime: timestamp(st.LedgerTime),
 		FileBytes: st.Bytes, FileBytesMax: st.Most, Problems: append(st.Problems, i.s.c.Problems()...),
 		DefaultLimits: limits(st.Defaults.Limits), Zone: st.Defaults.Zone, UndeclaredNames: st.Undeclared,
-		UndeclaredNamesMax: st.Defaults.UndeclaredLive, Retain: durationpb.New(st.Retain),
+		UndeclaredNamesMax: st.Defaults.UndeclaredLive, Retain: durationpb.New(st.Retain), OpenReservations: st.Open,
 	}, nil
 }

@@ -19,10 +19,7 @@ func (q quotaServer) Acquire(ctx context.Context, req *quotadv1.AcquireRequest) 
 	if err != nil {
 		return nil, err
 	}
-	if req.GetHold() != nil {
-		return nil, later("hold: reservations come with a later version of quotad; leave hold out to use the amounts at once")
-	}
-	op, problems := acquireOf(req.GetBucket(), req.GetCharges())
+	op, problems := acquireOf(req.GetBucket(), req.GetCharges(), req.GetHold())
 	op.RequestID = req.GetRequestId()
 	if problems = append(problems, op.Validate()...); problems != nil {
 		return nil, invalid(problems)
@@ -31,7 +28,7 @@ func (q quotaServer) Acquire(ctx context.Context, req *quotadv1.AcquireRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return &quotadv1.AcquireResponse{Balances: balances(d.Balances), Replayed: d.Replayed}, nil
+	return &quotadv1.AcquireResponse{Balances: balances(d.Balances), Replayed: d.Replayed, ExpireTime: timestamp(d.Expiry)}, nil
 }
 
 // Check tells what an Acquire would answer.
@@ -39,7 +36,10 @@ func (q quotaServer) Check(ctx context.Context, req *quotadv1.CheckRequest) (*qu
 	if _, err := caller(ctx); err != nil {
 		return nil, err
 	}
-	op, problems := acquireOf(req.GetBucket(), req.GetCharges())
+	op, problems := acquireOf(req.GetBucket(), req.GetCharges(), req.GetHold())
+	if op.Reserve {
+		op.RequestID = "check" // which a reservation needs, and a check does not look at
+	}
 	if problems = append(problems, op.Validate()...); problems != nil {
 		return nil, invalid(problems)
 	}
@@ -55,17 +55,60 @@ func (q quotaServer) Check(ctx context.Context, req *quotadv1.CheckRequest) (*qu
 	return resp, refusal(ctx, d)
 }
 
-// Settle is part of the contract, and comes with reservations.
-func (quotaServer) Settle(context.Context, *quotadv1.SettleRequest) (*quotadv1.SettleResponse, error) {
-	return nil, later("Settle comes with reservations, in a later version of quotad")
+// Settle replaces what a reservation holds by what was really used.
+func (q quotaServer) Settle(ctx context.Context, req *quotadv1.SettleRequest) (*quotadv1.SettleResponse, error) {
+	who, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	charges, problems := chargesOf(req.GetCharges())
+	op := quota.Settle{RequestID: req.GetRequestId(), Charges: charges}
+	if problems = append(problems, op.Validate()...); problems != nil {
+		return nil, invalid(problems)
+	}
+	d, err := q.s.apply(ctx, who, op)
+	if err != nil {
+		return nil, err
+	}
+	return &quotadv1.SettleResponse{Balances: balances(d.Balances), Replayed: d.Replayed}, nil
 }
 
-// Release is part of the contract, and comes with reservations.
-func (quotaServer) Release(context.Context, *quotadv1.ReleaseRequest) (*quotadv1.ReleaseResponse, error) {
-	return nil, later("Release comes with reservations, in a later version of quotad")
+// Release gives back what was acquired.
+func (q quotaServer) Release(ctx context.Context, req *quotadv1.ReleaseRequest) (*quotadv1.ReleaseResponse, error) {
+	who, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	op := quota.Release{RequestID: req.GetRequestId()}
+	if problems := op.Validate(); problems != nil {
+		return nil, invalid(problems)
+	}
+	d, err := q.s.apply(ctx, who, op)
+	if err != nil {
+		return nil, err
+	}
+	return &quotadv1.ReleaseResponse{Balances: balances(d.Balances), Replayed: d.Replayed}, nil
 }
 
-// Extend is part of the contract, and comes with reservations.
-func (quotaServer) Extend(context.Context, *quotadv1.ExtendRequest) (*quotadv1.ExtendResponse, error) {
-	return nil, later("Extend comes with reservations, in a later version of quotad")
+// Extend keeps a reservation longer, and takes more for it.
+func (q quotaServer) Extend(ctx context.Context, req *quotadv1.ExtendRequest) (*quotadv1.ExtendResponse, error) {
+	who, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	charges, problems := chargesOf(req.GetCharges())
+	op := quota.Extend{RequestID: req.GetRequestId(), ExtendID: req.GetExtendId(), Charges: charges}
+	if hold := req.GetHold(); hold != nil {
+		if op.Hold = duration(&problems, "hold", hold); op.Hold == 0 {
+			problems.Add("hold", "is 0; want %s to %s, or leave it out to keep the expiry", quota.HoldMin, quota.HoldMax)
+		}
+	}
+	if problems = append(problems, op.Validate()...); problems != nil {
+		return nil, invalid(problems)
+	}
+	d, err := q.s.apply(ctx, who, op)
+	if err != nil {
+		return nil, err
+	}
+	return &quotadv1.ExtendResponse{Balances: balances(d.Balances), Replayed: d.Replayed, ExpireTime: timestamp(d.Expiry)}, nil
 }

@@ -30,6 +30,8 @@ type Ledger interface {
 	Usage(context.Context, store.UsageQuery) (balances []quota.Balance, next string, err error)
 	// Audit returns a page of the audit trail, newest first; next is 0 at the end.
 	Audit(context.Context, store.AuditQuery) (records []quota.AuditRecord, next int64, err error)
+	// Reservations returns a page of reservations; next is "" at the end.
+	Reservations(context.Context, store.ReservationQuery) (found []quota.Reservation, next string, err error)
 	// Status tells how the ledger is.
 	Status(context.Context) store.Status
 	// Now returns the time by which the ledger counts; it never goes back.
@@ -92,6 +94,15 @@ func (s *Service) apply(ctx context.Context, who auth.Principal, op quota.Op) (q
 func inNameOf(who auth.Principal, op quota.Op) (quota.Op, error) {
 	switch op := op.(type) {
 	case quota.Acquire:
+		op.Principal = who.Name
+		return op, nil
+	case quota.Settle:
+		op.Principal = who.Name
+		return op, nil
+	case quota.Release:
+		op.Principal = who.Name
+		return op, nil
+	case quota.Extend:
 		op.Principal = who.Name
 		return op, nil
 	case quota.SetBucket:

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
 	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/store"
 )
@@ -40,7 +41,12 @@ const (
 	ReasonOutcomeUnknown  = "OUTCOME_UNKNOWN"
 	ReasonBackupRunning   = "BACKUP_RUNNING"
 	ReasonBackupNoRoom    = "BACKUP_NO_ROOM"
-	ReasonNotYet          = "NOT_IN_THIS_VERSION"
+
+	ReasonUnknownReservation = "UNKNOWN_RESERVATION"
+	ReasonNotReservation     = "NOT_A_RESERVATION"
+	ReasonAlreadySettled     = "ALREADY_SETTLED"
+	ReasonAlreadyReleased    = "ALREADY_RELEASED"
+	ReasonExpired            = "RESERVATION_EXPIRED"
 )
 
 // How many violations and faults the details of a status list. A status travels as a header, of which gRPC's C core, and so
@@ -74,8 +80,57 @@ func refusal(ctx context.Context, d quota.Decision) error {
 		return fail(codes.FailedPrecondition, ReasonDeclaredInFile,
 			fmt.Sprintf("name: %q is declared in the buckets file; change it there", d.Detail))
 	default:
+		return reservationRefusal(d)
+	}
+}
+
+// reservationRefusal turns the refusal of a settle, a release or an extension into a status.
+func reservationRefusal(d quota.Decision) error {
+	switch d.Outcome {
+	case quota.UnknownReservation:
+		return fail(codes.NotFound, ReasonUnknownReservation,
+			fmt.Sprintf("request_id: you have no acquire under %q, or its receipt has left", d.Detail))
+	case quota.NotReservation:
+		return fail(codes.FailedPrecondition, ReasonNotReservation,
+			fmt.Sprintf("request_id: %q was acquired without hold, so that its amounts were used at once; it can be released, and nothing else", d.Detail))
+	case quota.AlreadySettled:
+		return ended(d, ReasonAlreadySettled, fmt.Sprintf("request_id: %q was settled before", d.Detail))
+	case quota.AlreadyReleased:
+		return ended(d, ReasonAlreadyReleased, fmt.Sprintf("request_id: %q was released before; nothing of it is charged", d.Detail))
+	case quota.AlreadyExpired:
+		return ended(d, ReasonExpired, fmt.Sprintf("request_id: %q has expired; it can be settled or released, but not extended", d.Detail))
+	default:
 		return status.Errorf(codes.Internal, "the ledger answered with %v", d.Outcome)
 	}
+}
+
+// ended says how a reservation ended, in the text and as a detail. Of many charges the first are listed: a status is a header.
+func ended(d quota.Decision, reason, text string) error {
+	if d.Reservation == nil {
+		return fail(codes.FailedPrecondition, reason, text)
+	}
+	how := reservation(*d.Reservation)
+	if d.Outcome == quota.AlreadySettled {
+		text += ", with " + chargesText(how.GetSettled())
+	}
+	if end := d.Reservation.Ended; !end.IsZero() {
+		text += ", at " + end.Format(time.RFC3339)
+	}
+	how.Charges, how.Settled = how.GetCharges()[:min(len(how.GetCharges()), violationsMax)], how.GetSettled()[:min(len(how.GetSettled()), violationsMax)]
+	return withDetails(status.New(codes.FailedPrecondition, text), info(reason), protoadapt.MessageV1Of(how))
+}
+
+// chargesText lists charges for people, such as "1 calls and 812 input_tokens".
+func chargesText(charges []*quotadv1.Charge) string {
+	parts := make([]string, 0, len(charges))
+	for i, c := range charges {
+		if i == violationsMax {
+			parts = append(parts, fmt.Sprintf("%d more", len(charges)-i))
+			break
+		}
+		parts = append(parts, fmt.Sprintf("%d %s", c.GetAmount(), c.GetUnit()))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // tooManyText tells which bound on what nobody declared was reached: that on names, or that on the units of one bucket.
@@ -173,9 +228,6 @@ func backupRunning() error {
 	return fail(codes.Unavailable, ReasonBackupRunning, "another backup is being made or sent; try again when it has ended")
 }
 
-// later answers what is in the contract and not in this version.
-func later(text string) error { return fail(codes.Unimplemented, ReasonNotYet, text) }
-
 func unauthenticated() error {
 	return status.Error(codes.Unauthenticated, "the server does not know who is calling")
 }
@@ -183,8 +235,8 @@ func unauthenticated() error {
 // stopping ends a stream when the daemon stops.
 func stopping() error { return fail(codes.Unavailable, ReasonShuttingDown, "quotad is shutting down") }
 
-// ended turns the end of a stream's context into a status.
-func ended(ctx context.Context) error { return status.FromContextError(ctx.Err()).Err() }
+// streamEnded turns the end of a stream's context into a status.
+func streamEnded(ctx context.Context) error { return status.FromContextError(ctx.Err()).Err() }
 
 func fail(code codes.Code, reason, text string) error {
 	return withDetails(status.New(code, text), info(reason))

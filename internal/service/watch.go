@@ -65,7 +65,7 @@ func (i inspectServer) WatchUsage(req *quotadv1.WatchUsageRequest, stream grpc.S
 		}
 		select {
 		case <-ctx.Done():
-			return ended(ctx)
+			return streamEnded(ctx)
 		case <-i.s.c.Stopping:
 			return stopping()
 		case <-tick.C:

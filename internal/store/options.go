@@ -47,6 +47,7 @@ type Tally struct {
 	Op       quota.Op
 	Outcome  quota.Outcome // 0 if the op failed with an error
 	Replayed bool          // this and what follows: see quota.Decision
+	Ended    quota.Phase
 	Late     bool
 	Overage  []quota.Amount
 	Charged  int

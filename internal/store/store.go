@@ -296,7 +296,7 @@ func (s *Store) report(ops []request, results []groupcommit.Result[quota.Decisio
 		if b.Err == nil && results[i].Err == nil {
 			d := &results[i].Value
 			t.Outcome, t.Replayed, t.Late, t.Overage = d.Outcome, d.Replayed, d.Late, d.Overage
-			t.Charged, t.Released = d.Charged, d.Released
+			t.Ended, t.Charged, t.Released = d.Ended, d.Charged, d.Released
 		}
 		s.tallies = append(s.tallies, t)
 	}

@@ -17,6 +17,7 @@ const faultsMax = 100
 // Report is what Verify found.
 type Report struct {
 	Accounts, Receipts, Audits, Declared int      // records read
+	Open                                 int      // reservations that are open
 	Faults                               []string // what is wrong, a line each; none means that the ledger is sound
 	MoreFaults                           int      // those beyond the first hundred
 	Recounted                            int      // counts whose receipts were all there to be added up
@@ -33,13 +34,16 @@ func (r *Report) fault(format string, args ...any) {
 	r.Faults = append(r.Faults, fmt.Sprintf(format, args...))
 }
 
-// Verify reads every record of a ledger: checksums, forms, counts against receipts, the numbering of the audit trail. It
-// changes nothing, and is meant for a ledger that nobody is writing to. A fault is reported; an error means that the engine
+// Verify reads every record of a ledger: checksums, forms, counts against receipts, what is held against the open reservations,
+// those against the index of their expiries, the numbering of the audit trail. It changes nothing, and is meant for a ledger that nobody is writing to. A fault is reported; an error means that the engine
 // could not be read.
 func Verify(ctx context.Context, e Engine) (Report, error) {
 	var r Report
 	err := e.View(ctx, func(tx Tx) error {
-		v := verifier{tx: tx, r: &r, receipts: make(map[quota.AccountKey]map[uint32]int64)}
+		v := verifier{
+			tx: tx, r: &r, receipts: make(map[quota.AccountKey]map[uint32]int64),
+			held: make(map[quota.AccountKey]int64), inFlight: make(map[quota.Bucket]int64),
+		}
 		return v.run()
 	})
 	if err != nil {
@@ -52,6 +56,8 @@ type verifier struct {
 	tx       Tx
 	r        *Report
 	receipts map[quota.AccountKey]map[uint32]int64 // what receipts say of each count, by its resets
+	held     map[quota.AccountKey]int64            // what open reservations say of each count
+	inFlight map[quota.Bucket]int64                // how many are open on each bucket
 	first    string                                // the first date whose receipts must all be there
 	audit    int64                                 // the number of the audit record before
 }
@@ -80,7 +86,7 @@ func (v *verifier) run() error {
 		}
 	}
 	v.unknownCounts()
-	return nil
+	return v.open()
 }
 
 func (v *verifier) meta() error {
@@ -112,11 +118,67 @@ func (v *verifier) receiptSpace(space string) error {
 			v.r.fault("%v", err)
 			return true
 		}
+		if _, err := parseReceiptKey(space, key); err != nil {
+			v.r.fault("%v", err)
+		}
 		for _, e := range receipt.Entries {
-			if v.receipts[e.Key] == nil {
-				v.receipts[e.Key] = make(map[uint32]int64)
+			if used := receipt.Used(e); used > 0 {
+				if v.receipts[e.Key] == nil {
+					v.receipts[e.Key] = make(map[uint32]int64)
+				}
+				v.receipts[e.Key][e.Resets] += used
 			}
-			v.receipts[e.Key][e.Resets] += e.Amount
+			if held := receipt.Held(e); held > 0 {
+				v.held[e.Key] += held
+			}
+		}
+		for _, b := range receipt.InFlight() {
+			v.inFlight[b]++
+		}
+		if receipt.Phase == quota.PhaseOpen {
+			v.r.Open++
+		}
+		return true
+	})
+}
+
+// open holds the open reservations against what is kept of them elsewhere: their expiries, one for one, and their numbers.
+func (v *verifier) open() error {
+	st := newState(v.tx, v.r.LedgerTime, new(window.Cache), new(books))
+	n := 0
+	err := v.tx.Scan(spaceExpiries, "", func(key string, record []byte) bool {
+		n++
+		x, err := parseExpiry(key, record)
+		if err != nil {
+			v.r.fault("%v", err)
+			return true
+		}
+		r, seen, err := st.Receipt(x.key)
+		switch {
+		case err != nil: // told of before
+		case !seen || r.Phase != quota.PhaseOpen || !r.Hold.Expiry.Equal(x.at):
+			v.r.fault("reservation %q of %q: it is to expire at %s, and no such one is open", x.key.RequestID, x.key.Principal, x.at.Format(time.RFC3339))
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	said, err := st.number(spaceMeta, keyOpen)
+	if err != nil {
+		v.r.fault("%v", err)
+	}
+	if n != v.r.Open || said != int64(v.r.Open) {
+		v.r.fault("%d reservations are open, %d are to expire, the count says %d", v.r.Open, n, said)
+	}
+	for b, n := range v.inFlight {
+		if said, err := st.InFlight(b); err != nil || said != n {
+			v.r.fault("%s: %d reservations are open, the count says %d", b, n, said)
+		}
+	}
+	return v.tx.Scan(spaceInFlight, "", func(key string, _ []byte) bool {
+		if v.inFlight[quota.Bucket(key)] == 0 {
+			v.r.fault("%s: no reservation is open, and the count says that some are", key)
 		}
 		return true
 	})
@@ -137,6 +199,7 @@ func (v *verifier) space(space string) error {
 	case at+"/" == namesAt:
 		return v.names(space)
 	case space == spaceMeta, space == spaceSettings, at+"/" == receiptsAt: // read before
+	case space == spaceExpiries, space == spaceInFlight: // read after
 	default:
 		v.r.fault("%s: a space that quotad does not know", space)
 	}
@@ -158,6 +221,10 @@ func (v *verifier) account(span window.Span, space, key string, record []byte) {
 		return
 	}
 	name := fmt.Sprintf("%s %s %s %s", k.Bucket, k.Unit, k.Span, k.Label)
+	if held := v.held[k]; held != a.Held {
+		v.r.fault("%s: open reservations hold %d, the count says %d", name, held, a.Held)
+	}
+	delete(v.held, k)
 	if a.Receipted > a.Used {
 		v.r.fault("%s: receipts account for %d, but only %d are used", name, a.Receipted, a.Used)
 	}
@@ -176,6 +243,11 @@ func (v *verifier) unknownCounts() {
 	for k := range v.receipts {
 		if !expired(accountSpace(k.Span, k.Label), v.r.LedgerTime, 48*time.Hour) {
 			v.r.fault("%s %s %s %s: there are receipts, but no count", k.Bucket, k.Unit, k.Span, k.Label)
+		}
+	}
+	for k := range v.held {
+		if !expired(accountSpace(k.Span, k.Label), v.r.LedgerTime, 48*time.Hour) {
+			v.r.fault("%s %s %s %s: reservations hold of it, but there is no count", k.Bucket, k.Unit, k.Span, k.Label)
 		}
 	}
 }
