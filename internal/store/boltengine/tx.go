@@ -26,6 +26,8 @@ type space struct {
 	bucket  *bolt.Bucket // nil if there is no such space
 	cursor  *bolt.Cursor // for Get and Delete, which always seek first
 	written bool
+	looked  bool   // last is known
+	last    []byte // the last key that there was before this transaction changed anything; empty if there was none
 }
 
 // Get is store.Tx's.
@@ -66,7 +68,7 @@ func (x *tx) Put(space, key string, value []byte) error {
 	} else if !s.written {
 		s.pack(key)
 	}
-	s.written = true
+	s.written, s.looked = true, true
 	x.key = append(x.key[:0], key...)
 	return s.bucket.Put(x.key, x.kept.keep(value))
 }
@@ -79,6 +81,10 @@ func (x *tx) Delete(space, key string) error {
 	s := x.space(space)
 	if _, found := x.find(s, key); !found {
 		return nil
+	}
+	if !s.looked {
+		s.look()
+		_, _ = x.find(s, key) // the cursor has moved
 	}
 	x.dirty = true
 	return s.cursor.Delete()
@@ -164,10 +170,21 @@ func (s *space) use(b *bolt.Bucket) {
 // the last key never fills: audit records and receipts whose ids sort by time would take twice the room.
 const packed = 0.9
 
-// pack has pages split unevenly if the first key that a transaction puts is behind the last one that there is. Keys in no order
+// look keeps the last key that there was before this transaction changed the space. It has to be asked for before anything is
+// deleted: bbolt 1.5.0 looks for the last key for ever where every leaf page has been emptied.
+func (s *space) look() {
+	s.looked = true
+	last, _ := s.cursor.Last()
+	s.last = append(s.last[:0], last...)
+}
+
+// pack has pages split unevenly if the first key that a transaction puts is behind the last one that there was. Keys in no order
 // would take 1.8 times the room that way, so everything else keeps to halves.
 func (s *space) pack(key string) {
-	if last, _ := s.cursor.Last(); last != nil && string(last) < key {
+	if !s.looked {
+		s.look()
+	}
+	if len(s.last) > 0 && string(s.last) < key {
 		s.bucket.FillPercent = packed
 	}
 }

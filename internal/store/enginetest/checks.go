@@ -395,6 +395,45 @@ func readsItsOwnWrites(ctx context.Context, e store.Engine) error {
 	return viewHolds(ctx, e, want)
 }
 
+// emptiedAndFilledAgain deletes every key of a space that takes many pages, and goes on with it in the same transaction: bbolt's
+// own cursor then looks for the last key for ever.
+func emptiedAndFilledAgain(ctx context.Context, e store.Engine) error {
+	full := map[string]string{}
+	for i := range 2000 {
+		full[fmt.Sprintf("k%06d", i)] = strings.Repeat("v", i%50)
+	}
+	for _, again := range []map[string]string{{"z": "after them"}, {"a": "before"}, {"k000500": "among"}, {}, full} {
+		if err := fill(ctx, e, contents{"a": full, "b": {"k": "1"}}); err != nil {
+			return err
+		}
+		if err := e.Update(ctx, func(tx store.Tx) error {
+			for key := range full {
+				if err := tx.Delete("a", key); err != nil {
+					return err
+				}
+			}
+			if err := holds(tx, contents{"b": {"k": "1"}}); err != nil {
+				return err
+			}
+			for key, value := range again {
+				if err := tx.Put("a", key, []byte(value)); err != nil {
+					return err
+				}
+			}
+			return holds(tx, contents{"a": again, "b": {"k": "1"}})
+		}); err != nil {
+			return err
+		}
+		if err := viewHolds(ctx, e, contents{"a": again, "b": {"k": "1"}}); err != nil {
+			return err
+		}
+		if err := e.Update(ctx, func(tx store.Tx) error { return tx.Drop("a") }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // valuesAreCopied reuses the slice that it put.
 func valuesAreCopied(ctx context.Context, e store.Engine) error {
 	buf := make([]byte, 8)

@@ -104,6 +104,7 @@ func checks() []check {
 		{"spaces", spaces},
 		{"drop while listing", dropWhileListing},
 		{"a transaction reads its own writes", readsItsOwnWrites},
+		{"emptied and filled again", emptiedAndFilledAgain},
 		{"values are copied", valuesAreCopied},
 		{"values stay", valuesStay},
 		{"a view sees no running update", aViewSeesNoRunningUpdate},

@@ -28,6 +28,7 @@ var bugs = map[bug]string{
 	listsUnordered:   "spaces",
 	stopsAtDrop:      "drop while listing",
 	readsOldValues:   "a transaction reads its own writes",
+	losesTheEmptied:  "emptied and filled again",
 	keepsTheSlice:    "values are copied",
 	reusesTheSlice:   "values stay",
 	viewsSeeRunning:  "a view sees no running update",
