@@ -125,7 +125,20 @@ func TestOpsAreKnown(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := []quota.Op{
-		quota.Acquire{}, quota.SetBucket{}, quota.DeleteBucket{}, quota.ApplySet{}, quota.SetOverride{}, quota.Reset{}, quota.Exhaust{}, quota.Configure{}, quota.Note{}, quota.Adopt{},
+		quota.Acquire{},
+		quota.SetBucket{},
+		quota.DeleteBucket{},
+		quota.ApplySet{},
+		quota.SetOverride{},
+		quota.Reset{},
+		quota.Exhaust{},
+		quota.Configure{},
+		quota.Note{},
+		quota.Adopt{},
+		quota.Settle{},
+		quota.Release{},
+		quota.Extend{},
+		quota.Expire{},
 	}
 	kindsOf := make(map[string]int)
 	for _, op := range known {

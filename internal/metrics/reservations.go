@@ -49,7 +49,7 @@ func (m *Metrics) observeReservations(b store.Batch) {
 		}
 		ended[wayCharged] += t.Charged
 		ended[wayFreed] += t.Released
-		if t.Late {
+		if t.Late && !t.Replayed {
 			m.late.Inc()
 		}
 		for _, a := range t.Overage {

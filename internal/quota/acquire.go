@@ -74,6 +74,7 @@ func acquire(s State, now time.Time, op Acquire) (Decision, error) {
 	}
 	d := Decision{Outcome: Done, Balances: p.balances()}
 	if op.Reserve {
+		d.Phase = PhaseOpen
 		d.Expiry, err = p.keepReservation(s, id, op)
 		return d, err
 	}
@@ -110,7 +111,7 @@ func replay(s State, now time.Time, r Receipt) (Decision, error) {
 	}
 	d := Decision{Outcome: Done, Replayed: true, Balances: make([]Balance, 0, len(r.Entries))}
 	if r.Hold != nil {
-		d.Expiry = r.Hold.Expiry
+		d.Expiry, d.Phase, d.Late = r.Hold.Expiry, r.phaseAt(now), r.Hold.Late
 	}
 	for i, e := range r.Entries {
 		if slices.ContainsFunc(r.Entries[:i], func(f Entry) bool { return f.Key == e.Key }) {
@@ -399,7 +400,8 @@ func (p *plan) move(t time.Time) error {
 			continue
 		}
 		e.window = p.reader.Windows().At(e.key.Span, t, e.window.Start.Location())
-		e.key.Label, e.declared, e.holds = e.window.Label, e.lasting, 0
+		e.key.Label, e.declared = e.window.Label, e.lasting
+		e.holds = p.hold.holds(e.key) // where a change of zone leads back to a window that it was made in
 		var err error
 		if e.account, e.kept, err = p.reader.Account(e.key); err != nil {
 			return err
@@ -410,6 +412,12 @@ func (p *plan) move(t time.Time) error {
 
 // take charges every count.
 func (p *plan) take(s State, receipted bool) error {
+	p.count(receipted)
+	return p.write(s)
+}
+
+// count charges every count, and writes nothing.
+func (p *plan) count(receipted bool) {
 	for i := range p.entries {
 		e := &p.entries[i]
 		switch {
@@ -423,7 +431,13 @@ func (p *plan) take(s State, receipted bool) error {
 		}
 		e.account.Limit = e.declared
 		e.account.cover(e.window)
-		if err := s.SetAccount(e.key, e.account); err != nil {
+	}
+}
+
+// write keeps what count charged.
+func (p *plan) write(s State) error {
+	for i := range p.entries {
+		if err := s.SetAccount(p.entries[i].key, p.entries[i].account); err != nil {
 			return err
 		}
 	}
@@ -443,22 +457,15 @@ func (p *plan) balances() []Balance {
 	return worthShowing(bs)
 }
 
-// worthShowing leaves out the day's count where the bucket limits the unit in other windows but not by day. The balances of
-// one bucket and unit stand together.
+// worthShowing leaves out the day's count where the bucket limits the unit in other windows but not by day. An extension may have
+// charged the same bucket and unit in later windows, so that they need not stand together.
 func worthShowing(bs []Balance) []Balance {
 	kept := bs[:0]
-	for len(bs) > 0 {
-		n, limited := 0, false
-		for n < len(bs) && bs[n].Bucket == bs[0].Bucket && bs[n].Unit == bs[0].Unit {
-			limited = limited || bs[n].Limit.Set
-			n++
+	for i, b := range bs {
+		limited := func(o Balance) bool { return o.Limit.Set && o.Bucket == b.Bucket && o.Unit == b.Unit }
+		if b.Limit.Set || !slices.ContainsFunc(kept, limited) && !slices.ContainsFunc(bs[i+1:], limited) {
+			kept = append(kept, b)
 		}
-		for _, b := range bs[:n] {
-			if b.Limit.Set || !limited {
-				kept = append(kept, b)
-			}
-		}
-		bs = bs[n:]
 	}
 	return kept
 }

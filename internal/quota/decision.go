@@ -64,6 +64,7 @@ type Decision struct {
 	Detail     string      // a refusal's bucket, bucket and unit, or id, for people
 
 	Expiry      time.Time    // Acquire, Extend: when the reservation expires; zero for a plain acquire
+	Phase       Phase        // Acquire, Extend: how it stands; a replay may find it ended
 	Reservation *Reservation // AlreadySettled, AlreadyReleased, AlreadyExpired: how it stands
 	Ended       Phase        // Settle, Release: how the reservation ended that was open; PhaseUsed if none did
 	Late        bool         // Settle, Release: the reservation had expired
@@ -138,15 +139,13 @@ func (v Violation) String() string {
 	case v.InFlight:
 		return fmt.Sprintf("%s: %d of %d reservations in flight", b.Bucket, b.Held, v.Cap)
 	case v.MaxHold:
-		return fmt.Sprintf("%s: one reservation may hold %d %s of a %s's limit, %d asked", b.Bucket, v.Cap, b.Unit, b.Window.Span, v.Requested)
+		return fmt.Sprintf("%s: one reservation may hold %d %s%s, %d asked", b.Bucket, v.Cap, b.Unit, thisWindow(b.Window), v.Requested)
 	}
 	fmt.Fprintf(&s, "%s: %d of %d %s used", b.Bucket, b.Used, v.Cap, b.Unit)
 	if b.Held > 0 {
 		fmt.Fprintf(&s, " and %d held", b.Held)
 	}
-	if b.Window.Span != window.Ever {
-		fmt.Fprintf(&s, " this %s", b.Window.Span)
-	}
+	s.WriteString(thisWindow(b.Window))
 	if v.Ceiling {
 		s.WriteString(" (the caller's own ceiling)")
 	}
@@ -155,6 +154,13 @@ func (v Violation) String() string {
 	}
 	fmt.Fprintf(&s, ", %d asked", v.Requested)
 	return s.String()
+}
+
+func thisWindow(w window.Window) string {
+	if w.Span == window.Ever {
+		return ""
+	}
+	return " this " + w.Span.String()
 }
 
 // retryAt returns when the last of the windows ends that refused. Zero if one of them never does.

@@ -127,6 +127,15 @@ func (r Receipt) Used(e Entry) int64 {
 	return 0
 }
 
+// touched returns how many counts the entries are of: charges that share a parent have an entry each of its counts.
+func touched(entries []Entry) int {
+	keys := make(map[AccountKey]struct{}, len(entries))
+	for _, e := range entries {
+		keys[e.Key] = struct{}{}
+	}
+	return len(keys)
+}
+
 // InFlight returns the buckets on which this receipt is a reservation in flight: those that it charged, each once; none if it is
 // not open.
 func (r Receipt) InFlight() []Bucket {
@@ -160,10 +169,15 @@ func ReservationOf(k ReceiptKey, r Receipt, now time.Time) (Reservation, bool) {
 	if r.Hold == nil {
 		return Reservation{}, false
 	}
+	return Reservation{Principal: k.Principal, RequestID: k.RequestID, Phase: r.phaseAt(now), Made: r.Time, Hold: *r.Hold}, true
+}
+
+// phaseAt returns how far a reservation has come at now.
+func (r Receipt) phaseAt(now time.Time) Phase {
 	if r.Phase == PhaseOpen && !r.Hold.Expiry.After(now) {
-		r.Phase = PhaseExpired
+		return PhaseExpired
 	}
-	return Reservation{Principal: k.Principal, RequestID: k.RequestID, Phase: r.Phase, Made: r.Time, Hold: *r.Hold}, true
+	return r.Phase
 }
 
 // AuditRecord is one administrative change.

@@ -44,6 +44,19 @@ func duration(ps *quota.Problems, field string, d *durationpb.Duration) time.Dur
 	return d.AsDuration()
 }
 
+// holdOf reads a hold that is left out rather than 0; what else it says is checked by the Validate of what it belongs to.
+func holdOf(ps *quota.Problems, field string, d *durationpb.Duration, otherwise string) time.Duration {
+	if d == nil {
+		return 0
+	}
+	faults := len(*ps)
+	hold := duration(ps, field, d)
+	if hold == 0 && len(*ps) == faults {
+		ps.Add(field, "is 0; want %s to %s, or leave it out %s", quota.HoldMin, quota.HoldMax, otherwise)
+	}
+	return hold
+}
+
 // chargesOf reads charges; what they say is checked by the Validate of what they belong to.
 func chargesOf(charges []*quotadv1.Charge) ([]quota.Charge, quota.Problems) {
 	if len(charges) > quota.ChargesMax { // refused by Validate, which needs no more than this to see it
@@ -132,11 +145,11 @@ func denialText(d quota.Decision) string {
 	if more := len(d.Violations) - 1; more > 0 {
 		text += fmt.Sprintf(", and %d more", more)
 	}
-	crowded := func(v quota.Violation) bool { return v.InFlight }
+	limited := func(v quota.Violation) bool { return !v.InFlight }
 	switch never := func(v quota.Violation) bool { return v.Never }; {
 	case d.RetryAt.IsZero() && slices.ContainsFunc(d.Violations, never):
 		return text + "; no wait can help"
-	case d.RetryAt.IsZero() && slices.ContainsFunc(d.Violations, crowded):
+	case d.RetryAt.IsZero() && !slices.ContainsFunc(d.Violations, limited):
 		return text + "; it could pass when one of them has been settled, released or has expired"
 	case d.RetryAt.IsZero():
 		return text + "; no time is known at which it could pass"
@@ -168,11 +181,7 @@ func settingsOf(b *quotadv1.Bucket, field string) (quota.Settings, quota.Problem
 		s.Limits = append(s.Limits, limit)
 	}
 	s.MaxHold, s.MaxInFlight = int(b.GetMaxHoldPercent()), b.GetMaxInFlight()
-	if hold := b.GetHold(); hold != nil {
-		if s.Hold = duration(&ps, field+".hold", hold); s.Hold == 0 {
-			ps.Add(field+".hold", "is 0; want %s to %s, or leave it out for %s", quota.HoldMin, quota.HoldMax, quota.HoldDefault)
-		}
-	}
+	s.Hold = holdOf(&ps, field+".hold", b.GetHold(), "for "+quota.HoldDefault.String())
 	for _, e := range b.GetEstimates() {
 		estimate := quota.Estimate{Unit: quota.Unit(e.GetUnit()), Amount: e.GetAmount()}
 		if estimate.Unit == "" {

@@ -9,7 +9,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
@@ -20,7 +19,10 @@ import (
 func TestInvalid(t *testing.T) {
 	r := start(t, memengine.New(), fifty)
 	defer r.close()
-	for _, cases := range []map[string]invalidCase{invalidCalls(t.Context(), r), invalidReads(t.Context(), r), invalidChanges(t.Context(), r)} {
+	for _, cases := range []map[string]invalidCase{
+		invalidCalls(t.Context(), r), invalidReads(t.Context(), r), invalidChanges(t.Context(), r),
+		invalidHolds(t.Context(), r), invalidSettlements(t.Context(), r), invalidExtensions(t.Context(), r), invalidListings(t.Context(), r), invalidTerms(t.Context(), r),
+	} {
 		for name, c := range cases {
 			err := c.call()
 			if status.Code(err) != codes.InvalidArgument {
@@ -136,35 +138,5 @@ func invalidChanges(ctx context.Context, r *rig) map[string]invalidCase {
 		}, []string{"label"}},
 		"reset":  {func() error { _, err := r.ResetUsage(ctx, &quotadv1.ResetUsageRequest{Bucket: "a/*"}); return err }, []string{"bucket"}},
 		"delete": {func() error { _, err := r.DeleteBucket(ctx, &quotadv1.DeleteBucketRequest{Name: "a b"}); return err }, []string{"name"}},
-	}
-}
-
-// A status stays within what the smallest clients take, however much is wrong: it travels as a header.
-func TestStatusStaysSmall(t *testing.T) {
-	r := start(t, memengine.New(), fifty)
-	defer r.close()
-	long := strings.Repeat("x", 190)
-	var bad, denied []*quotadv1.Charge
-	for i := range 32 {
-		name := long + "/" + strings.Repeat("y", 1+i%8)
-		bad = append(bad, &quotadv1.Charge{Bucket: name + "//", Unit: "NO", Amount: new(int64(-1))})
-		denied = append(denied, &quotadv1.Charge{Bucket: name, Unit: "u" + strings.Repeat("v", i), Amount: new(int64(2)), Ceiling: new(int64(1))})
-	}
-	if _, err := r.SetBucket(t.Context(), &quotadv1.SetBucketRequest{Bucket: &quotadv1.Bucket{Name: long + "/*"}}); err != nil {
-		t.Fatal(err)
-	}
-	_, invalid := r.Acquire(t.Context(), &quotadv1.AcquireRequest{Bucket: long, Charges: bad})
-	_, denial := r.Acquire(t.Context(), &quotadv1.AcquireRequest{Bucket: long, Charges: denied})
-	for name, err := range map[string]error{"invalid": invalid, "denied": denial} {
-		if n := proto.Size(status.Convert(err).Proto()) * 4 / 3; n > 8<<10 {
-			t.Errorf("%s: about %d bytes on the wire", name, n)
-		}
-	}
-	d, _ := detail[*quotadv1.Denial](denial)
-	if len(d.GetViolations()) != 6 || d.GetOmitted() != 26 {
-		t.Errorf("%d violations, %d omitted", len(d.GetViolations()), d.GetOmitted())
-	}
-	if n := len(fields(invalid)); n == 0 {
-		t.Error("no field is named")
 	}
 }

@@ -12,12 +12,18 @@ import (
 func TestInNameOf(t *testing.T) {
 	for _, op := range []quota.Op{
 		quota.Acquire{RequestID: "id"},
+		quota.Settle{RequestID: "id"},
+		quota.Release{RequestID: "id"},
+		quota.Extend{RequestID: "id"},
 		quota.SetBucket{Name: "a"},
 		quota.DeleteBucket{Name: "a"},
 		quota.ApplySet{Source: quota.SourceAPI},
 		quota.SetOverride{Bucket: "a"},
 		quota.Reset{Bucket: "a"},
 		quota.Acquire{Principal: "mallory"},
+		quota.Settle{Principal: "mallory"},
+		quota.Release{Principal: "mallory"},
+		quota.Extend{Principal: "mallory"},
 		quota.Reset{Principal: "mallory"},
 	} {
 		got, err := inNameOf(auth.Local(), op)
@@ -31,7 +37,7 @@ func TestInNameOf(t *testing.T) {
 			t.Errorf("%T became %+v", op, got)
 		}
 	}
-	for _, op := range []quota.Op{nil, quota.Configure{}, quota.Exhaust{}, quota.Note{}} {
+	for _, op := range []quota.Op{nil, quota.Configure{}, quota.Exhaust{}, quota.Note{}, quota.Expire{Max: 1}, quota.Adopt{}} {
 		if got, err := inNameOf(auth.Local(), op); err == nil {
 			t.Errorf("%T became %+v", op, got)
 		}

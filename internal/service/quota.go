@@ -28,7 +28,7 @@ func (q quotaServer) Acquire(ctx context.Context, req *quotadv1.AcquireRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return &quotadv1.AcquireResponse{Balances: balances(d.Balances), Replayed: d.Replayed, ExpireTime: timestamp(d.Expiry)}, nil
+	return &quotadv1.AcquireResponse{Balances: balances(d.Balances), Replayed: d.Replayed, ExpireTime: timestamp(d.Expiry), State: phases[d.Phase]}, nil
 }
 
 // Check tells what an Acquire would answer.
@@ -70,7 +70,7 @@ func (q quotaServer) Settle(ctx context.Context, req *quotadv1.SettleRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return &quotadv1.SettleResponse{Balances: balances(d.Balances), Replayed: d.Replayed}, nil
+	return &quotadv1.SettleResponse{Balances: balances(d.Balances), Replayed: d.Replayed, Late: d.Late}, nil
 }
 
 // Release gives back what was acquired.
@@ -87,7 +87,7 @@ func (q quotaServer) Release(ctx context.Context, req *quotadv1.ReleaseRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return &quotadv1.ReleaseResponse{Balances: balances(d.Balances), Replayed: d.Replayed}, nil
+	return &quotadv1.ReleaseResponse{Balances: balances(d.Balances), Replayed: d.Replayed, Late: d.Late}, nil
 }
 
 // Extend keeps a reservation longer, and takes more for it.
@@ -98,10 +98,8 @@ func (q quotaServer) Extend(ctx context.Context, req *quotadv1.ExtendRequest) (*
 	}
 	charges, problems := chargesOf(req.GetCharges())
 	op := quota.Extend{RequestID: req.GetRequestId(), ExtendID: req.GetExtendId(), Charges: charges}
-	if hold := req.GetHold(); hold != nil {
-		if op.Hold = duration(&problems, "hold", hold); op.Hold == 0 {
-			problems.Add("hold", "is 0; want %s to %s, or leave it out to keep the expiry", quota.HoldMin, quota.HoldMax)
-		}
+	if op.Hold = holdOf(&problems, "hold", req.GetHold(), "to keep the expiry"); op.Hold == 0 && req.GetHold() != nil {
+		op.Hold = quota.HoldMin // what is wrong has been noted, and is not that it was left out
 	}
 	if problems = append(problems, op.Validate()...); problems != nil {
 		return nil, invalid(problems)
@@ -110,5 +108,7 @@ func (q quotaServer) Extend(ctx context.Context, req *quotadv1.ExtendRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return &quotadv1.ExtendResponse{Balances: balances(d.Balances), Replayed: d.Replayed, ExpireTime: timestamp(d.Expiry)}, nil
+	return &quotadv1.ExtendResponse{
+		Balances: balances(d.Balances), Replayed: d.Replayed, ExpireTime: timestamp(d.Expiry), State: phases[d.Phase],
+	}, nil
 }

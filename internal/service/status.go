@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -49,11 +50,16 @@ const (
 	ReasonExpired            = "RESERVATION_EXPIRED"
 )
 
-// How many violations and faults the details of a status list. A status travels as a header, of which gRPC's C core, and so
-// Python and Ruby, takes 8 KiB.
+// How much a status says. It travels as a header, of which gRPC's C core, and so Python and Ruby, takes 8 KiB: the text up to
+// three times as long as it is, as what is not ASCII is escaped, and again with the details, a third longer than they are. What
+// callers send may be in all of them.
 const (
-	violationsMax = 6
-	faultsMax     = 12
+	violationsMax = 6    // and charges of a reservation
+	faultsMax     = 12   // fields
+	listBytesMax  = 3500 // of all violations, or of all faults, that are listed; the first always is
+	textBytesMax  = 800
+	faultBytesMax = 400 // of what is said about one field
+	fieldBytesMax = 100
 )
 
 // stopRetries tells gRPC's own retries that sending the call again is no use.
@@ -79,14 +85,6 @@ func refusal(ctx context.Context, d quota.Decision) error {
 	case quota.DeclaredInFile:
 		return fail(codes.FailedPrecondition, ReasonDeclaredInFile,
 			fmt.Sprintf("name: %q is declared in the buckets file; change it there", d.Detail))
-	default:
-		return reservationRefusal(d)
-	}
-}
-
-// reservationRefusal turns the refusal of a settle, a release or an extension into a status.
-func reservationRefusal(d quota.Decision) error {
-	switch d.Outcome {
 	case quota.UnknownReservation:
 		return fail(codes.NotFound, ReasonUnknownReservation,
 			fmt.Sprintf("request_id: you have no acquire under %q, or its receipt has left", d.Detail))
@@ -94,33 +92,38 @@ func reservationRefusal(d quota.Decision) error {
 		return fail(codes.FailedPrecondition, ReasonNotReservation,
 			fmt.Sprintf("request_id: %q was acquired without hold, so that its amounts were used at once; it can be released, and nothing else", d.Detail))
 	case quota.AlreadySettled:
-		return ended(d, ReasonAlreadySettled, fmt.Sprintf("request_id: %q was settled before", d.Detail))
+		return ended(d, ReasonAlreadySettled, "was settled before%s, with %s")
 	case quota.AlreadyReleased:
-		return ended(d, ReasonAlreadyReleased, fmt.Sprintf("request_id: %q was released before; nothing of it is charged", d.Detail))
+		return ended(d, ReasonAlreadyReleased, "was released before%s; nothing of it is charged")
 	case quota.AlreadyExpired:
-		return ended(d, ReasonExpired, fmt.Sprintf("request_id: %q has expired; it can be settled or released, but not extended", d.Detail))
-	default:
-		return status.Errorf(codes.Internal, "the ledger answered with %v", d.Outcome)
+		return ended(d, ReasonExpired, "has expired%s; it can be settled or released, but not extended")
+	case quota.Behind: // a store expires what is due, and asks again
 	}
+	return newStatus(codes.Internal, fmt.Sprintf("the ledger answered with %v", d.Outcome)).Err()
 }
 
-// ended says how a reservation ended, in the text and as a detail. Of many charges the first are listed: a status is a header.
+// ended says when a reservation ended and how, in the text and as a detail. text has a place for the time, and that of a settlement
+// one for its charges. Of many charges the first are listed: a status is a header.
 func ended(d quota.Decision, reason, text string) error {
+	which := fmt.Sprintf("request_id: %q ", d.Detail)
 	if d.Reservation == nil {
-		return fail(codes.FailedPrecondition, reason, text)
+		return fail(codes.FailedPrecondition, reason, which+fmt.Sprintf(text, ""))
 	}
 	how := reservation(*d.Reservation)
+	end := d.Reservation.Ended
+	if d.Outcome == quota.AlreadyExpired {
+		end = d.Reservation.Expiry
+	}
+	at := []any{", at " + end.Format(time.RFC3339)}
 	if d.Outcome == quota.AlreadySettled {
-		text += ", with " + chargesText(how.GetSettled())
+		at = append(at, chargesText(how.GetSettled()))
 	}
-	if end := d.Reservation.Ended; !end.IsZero() {
-		text += ", at " + end.Format(time.RFC3339)
-	}
+	text = which + fmt.Sprintf(text, at...)
 	how.Charges, how.Settled = how.GetCharges()[:min(len(how.GetCharges()), violationsMax)], how.GetSettled()[:min(len(how.GetSettled()), violationsMax)]
-	return withDetails(status.New(codes.FailedPrecondition, text), info(reason), protoadapt.MessageV1Of(how))
+	return withDetails(newStatus(codes.FailedPrecondition, text), info(reason), protoadapt.MessageV1Of(how))
 }
 
-// chargesText lists charges for people, such as "1 calls and 812 input_tokens".
+// chargesText lists charges for people, such as "1 calls, 812 input_tokens".
 func chargesText(charges []*quotadv1.Charge) string {
 	parts := make([]string, 0, len(charges))
 	for i, c := range charges {
@@ -150,45 +153,54 @@ func denied(ctx context.Context, d quota.Decision) error {
 			"limit": strconv.FormatInt(first.Cap, 10), "used": strconv.FormatInt(first.Balance.Used, 10),
 		}}),
 	}
-	failures := &errdetails.QuotaFailure{}
-	for _, v := range d.Violations[:min(len(d.Violations), violationsMax)] {
-		failures.Violations = append(failures.Violations, &errdetails.QuotaFailure_Violation{
-			Subject: "bucket:" + string(v.Balance.Bucket), Description: v.String(),
-		})
-	}
+	failures, full := listed(d)
 	details = append(details, protoadapt.MessageV1Of(failures))
 	if !d.RetryAt.IsZero() {
 		wait := max(d.RetryAt.Sub(d.Time), time.Millisecond)
 		details = append(details, protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)}))
 	}
-	full := denial(d)
-	if more := len(full.GetViolations()) - violationsMax; more > 0 {
-		full.Violations, full.Omitted = full.GetViolations()[:violationsMax], int32(more) //nolint:gosec // at most a few thousand
-	}
 	details = append(details, protoadapt.MessageV1Of(full))
 	if err := grpc.SetTrailer(ctx, stopRetries); err != nil {
 		return status.Errorf(codes.Internal, "denied, but the trailer cannot be set: %v", err)
 	}
-	return withDetails(status.New(codes.ResourceExhausted, denialText(d)), details...)
+	return withDetails(newStatus(codes.ResourceExhausted, denialText(d)), details...)
 }
 
-// invalid names every field that is at fault.
-func invalid(ps quota.Problems) error {
-	bad := &errdetails.BadRequest{}
-	for i, p := range ps {
-		if i == faultsMax {
-			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
-				Field: p.Field, Description: fmt.Sprintf("%s (and %d more faults, not listed)", p.Text, len(ps)-i-1),
-			})
+// listed returns the details of a denial that have the violations in them, as many as a status may carry.
+func listed(d quota.Decision) (*errdetails.QuotaFailure, *quotadv1.Denial) {
+	failures, full := &errdetails.QuotaFailure{}, denial(d)
+	bytes := 0
+	for i, v := range d.Violations[:min(len(d.Violations), violationsMax)] {
+		failure := &errdetails.QuotaFailure_Violation{Subject: "bucket:" + string(v.Balance.Bucket), Description: v.String()}
+		if bytes += proto.Size(failure) + proto.Size(full.GetViolations()[i]); i > 0 && bytes > listBytesMax {
 			break
 		}
-		bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: p.Field, Description: p.Text})
+		failures.Violations = append(failures.Violations, failure)
 	}
-	text := ps[0].String()
+	n := len(failures.GetViolations())
+	full.Violations, full.Omitted = full.GetViolations()[:n], int32(len(d.Violations)-n) //nolint:gosec // at most a few thousand
+	return failures, full
+}
+
+// invalid names every field that is at fault, as many as a status may carry.
+func invalid(ps quota.Problems) error {
+	bad := &errdetails.BadRequest{}
+	bytes := 0
+	for i, p := range ps[:min(len(ps), faultsMax)] {
+		fault := &errdetails.BadRequest_FieldViolation{Field: short(p.Field, fieldBytesMax), Description: short(p.Text, faultBytesMax)}
+		if bytes += proto.Size(fault); i > 0 && bytes > listBytesMax {
+			break
+		}
+		bad.FieldViolations = append(bad.FieldViolations, fault)
+	}
+	if n := len(bad.GetFieldViolations()); n < len(ps) {
+		bad.FieldViolations[n-1].Description += fmt.Sprintf(" (and %d more faults, not listed)", len(ps)-n)
+	}
+	text := bad.GetFieldViolations()[0].GetField() + ": " + short(ps[0].Text, faultBytesMax)
 	if more := len(ps) - 1; more > 0 {
 		text += fmt.Sprintf(" (and %d more)", more)
 	}
-	return withDetails(status.New(codes.InvalidArgument, text), info(ReasonInvalid), protoadapt.MessageV1Of(bad))
+	return withDetails(newStatus(codes.InvalidArgument, text), info(ReasonInvalid), protoadapt.MessageV1Of(bad))
 }
 
 // failure turns an error of the store into a status. Those that say so mean that nothing was charged; the others mean perhaps.
@@ -211,7 +223,7 @@ func failure(err error) error {
 	case errors.Is(err, store.ErrPageToken):
 		return invalid(quota.Problems{{Field: "page_token", Text: err.Error()}})
 	default:
-		return status.Error(codes.Internal, err.Error())
+		return newStatus(codes.Internal, err.Error()).Err()
 	}
 }
 
@@ -239,7 +251,20 @@ func stopping() error { return fail(codes.Unavailable, ReasonShuttingDown, "quot
 func streamEnded(ctx context.Context) error { return status.FromContextError(ctx.Err()).Err() }
 
 func fail(code codes.Code, reason, text string) error {
-	return withDetails(status.New(code, text), info(reason))
+	return withDetails(newStatus(code, text), info(reason))
+}
+
+// newStatus returns a status whose text is no longer than may be. Errors of the engine, and names that callers chose, are in it.
+func newStatus(code codes.Code, text string) *status.Status {
+	return status.New(code, short(text, textBytesMax))
+}
+
+// short returns a text of which the end is left out if it is longer than so many bytes.
+func short(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + " ..."
 }
 
 func info(reason string) protoadapt.MessageV1 {

@@ -38,11 +38,11 @@ func (i inspectServer) WatchUsage(req *quotadv1.WatchUsageRequest, stream grpc.S
 	}
 	var ps quota.Problems
 	w := watcher{s: i.s, prefix: checkPrefix(&ps, req.GetPrefix())}
-	interval := watchDefault
+	interval, faults := watchDefault, len(ps)
 	if req.GetInterval() != nil {
-		interval = req.GetInterval().AsDuration()
+		interval = duration(&ps, "interval", req.GetInterval())
 	}
-	if interval < watchMin || interval > watchMax {
+	if len(ps) == faults && (interval < watchMin || interval > watchMax) {
 		ps.Add("interval", "is %v; want %v to %v, or leave it out for %v", interval, watchMin, watchMax, watchDefault)
 	}
 	if ps != nil {

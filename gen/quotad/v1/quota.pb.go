@@ -145,7 +145,9 @@ type AcquireResponse struct {
 	// the windows charged at the time.
 	Replayed bool `protobuf:"varint,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	// For a reservation, when it expires; absent otherwise.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// For a reservation, how it stands: open, unless this is a replay and it has ended since. Unspecified otherwise.
+	State         ReservationState `protobuf:"varint,4,opt,name=state,proto3,enum=quotad.v1.ReservationState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -199,6 +201,13 @@ func (x *AcquireResponse) GetExpireTime() *timestamppb.Timestamp {
 		return x.ExpireTime
 	}
 	return nil
+}
+
+func (x *AcquireResponse) GetState() ReservationState {
+	if x != nil {
+		return x.State
+	}
+	return ReservationState_RESERVATION_STATE_UNSPECIFIED
 }
 
 // What a reservation really used.
@@ -264,7 +273,9 @@ type SettleResponse struct {
 	// The counts that were settled, as they stand now.
 	Balances []*Balance `protobuf:"bytes,1,rep,name=balances,proto3" json:"balances,omitempty"`
 	// Whether the same settlement had been made before.
-	Replayed      bool `protobuf:"varint,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	Replayed bool `protobuf:"varint,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	// Whether the reservation had expired when it was settled.
+	Late          bool `protobuf:"varint,3,opt,name=late,proto3" json:"late,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -309,6 +320,13 @@ func (x *SettleResponse) GetBalances() []*Balance {
 func (x *SettleResponse) GetReplayed() bool {
 	if x != nil {
 		return x.Replayed
+	}
+	return false
+}
+
+func (x *SettleResponse) GetLate() bool {
+	if x != nil {
+		return x.Late
 	}
 	return false
 }
@@ -365,7 +383,9 @@ type ReleaseResponse struct {
 	// The counts that were changed, as they stand now.
 	Balances []*Balance `protobuf:"bytes,1,rep,name=balances,proto3" json:"balances,omitempty"`
 	// Whether it had been released before.
-	Replayed      bool `protobuf:"varint,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	Replayed bool `protobuf:"varint,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	// Whether the reservation had expired when it was released.
+	Late          bool `protobuf:"varint,3,opt,name=late,proto3" json:"late,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -410,6 +430,13 @@ func (x *ReleaseResponse) GetBalances() []*Balance {
 func (x *ReleaseResponse) GetReplayed() bool {
 	if x != nil {
 		return x.Replayed
+	}
+	return false
+}
+
+func (x *ReleaseResponse) GetLate() bool {
+	if x != nil {
+		return x.Late
 	}
 	return false
 }
@@ -496,7 +523,9 @@ type ExtendResponse struct {
 	// Whether the same extension had been made before.
 	Replayed bool `protobuf:"varint,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	// When the reservation expires now.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// How it stands: open, unless this is a replay and it has ended since.
+	State         ReservationState `protobuf:"varint,4,opt,name=state,proto3,enum=quotad.v1.ReservationState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -550,6 +579,13 @@ func (x *ExtendResponse) GetExpireTime() *timestamppb.Timestamp {
 		return x.ExpireTime
 	}
 	return nil
+}
+
+func (x *ExtendResponse) GetState() ReservationState {
+	if x != nil {
+		return x.State
+	}
+	return ReservationState_RESERVATION_STATE_UNSPECIFIED
 }
 
 // What would be taken.
@@ -690,36 +726,40 @@ const file_quotad_v1_quota_proto_rawDesc = "" +
 	"\acharges\x18\x02 \x03(\v2\x11.quotad.v1.ChargeR\acharges\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12-\n" +
-	"\x04hold\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04hold\"\x9a\x01\n" +
+	"\x04hold\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04hold\"\xcd\x01\n" +
 	"\x0fAcquireResponse\x12.\n" +
 	"\bbalances\x18\x01 \x03(\v2\x12.quotad.v1.BalanceR\bbalances\x12\x1a\n" +
 	"\breplayed\x18\x02 \x01(\bR\breplayed\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"[\n" +
+	"expireTime\x121\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x1b.quotad.v1.ReservationStateR\x05state\"[\n" +
 	"\rSettleRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12+\n" +
-	"\acharges\x18\x02 \x03(\v2\x11.quotad.v1.ChargeR\acharges\"\\\n" +
+	"\acharges\x18\x02 \x03(\v2\x11.quotad.v1.ChargeR\acharges\"p\n" +
 	"\x0eSettleResponse\x12.\n" +
 	"\bbalances\x18\x01 \x03(\v2\x12.quotad.v1.BalanceR\bbalances\x12\x1a\n" +
-	"\breplayed\x18\x02 \x01(\bR\breplayed\"/\n" +
+	"\breplayed\x18\x02 \x01(\bR\breplayed\x12\x12\n" +
+	"\x04late\x18\x03 \x01(\bR\x04late\"/\n" +
 	"\x0eReleaseRequest\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tR\trequestId\"]\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"q\n" +
 	"\x0fReleaseResponse\x12.\n" +
 	"\bbalances\x18\x01 \x03(\v2\x12.quotad.v1.BalanceR\bbalances\x12\x1a\n" +
-	"\breplayed\x18\x02 \x01(\bR\breplayed\"\xa7\x01\n" +
+	"\breplayed\x18\x02 \x01(\bR\breplayed\x12\x12\n" +
+	"\x04late\x18\x03 \x01(\bR\x04late\"\xa7\x01\n" +
 	"\rExtendRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12-\n" +
 	"\x04hold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04hold\x12+\n" +
 	"\acharges\x18\x03 \x03(\v2\x11.quotad.v1.ChargeR\acharges\x12\x1b\n" +
-	"\textend_id\x18\x04 \x01(\tR\bextendId\"\x99\x01\n" +
+	"\textend_id\x18\x04 \x01(\tR\bextendId\"\xcc\x01\n" +
 	"\x0eExtendResponse\x12.\n" +
 	"\bbalances\x18\x01 \x03(\v2\x12.quotad.v1.BalanceR\bbalances\x12\x1a\n" +
 	"\breplayed\x18\x02 \x01(\bR\breplayed\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\x82\x01\n" +
+	"expireTime\x121\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x1b.quotad.v1.ReservationStateR\x05state\"\x82\x01\n" +
 	"\fCheckRequest\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\tR\x06bucket\x12+\n" +
 	"\acharges\x18\x02 \x03(\v2\x11.quotad.v1.ChargeR\acharges\x12-\n" +
@@ -763,39 +803,42 @@ var file_quotad_v1_quota_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
 	(*Balance)(nil),               // 12: quotad.v1.Balance
 	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*Denial)(nil),                // 14: quotad.v1.Denial
+	(ReservationState)(0),         // 14: quotad.v1.ReservationState
+	(*Denial)(nil),                // 15: quotad.v1.Denial
 }
 var file_quotad_v1_quota_proto_depIdxs = []int32{
 	10, // 0: quotad.v1.AcquireRequest.charges:type_name -> quotad.v1.Charge
 	11, // 1: quotad.v1.AcquireRequest.hold:type_name -> google.protobuf.Duration
 	12, // 2: quotad.v1.AcquireResponse.balances:type_name -> quotad.v1.Balance
 	13, // 3: quotad.v1.AcquireResponse.expire_time:type_name -> google.protobuf.Timestamp
-	10, // 4: quotad.v1.SettleRequest.charges:type_name -> quotad.v1.Charge
-	12, // 5: quotad.v1.SettleResponse.balances:type_name -> quotad.v1.Balance
-	12, // 6: quotad.v1.ReleaseResponse.balances:type_name -> quotad.v1.Balance
-	11, // 7: quotad.v1.ExtendRequest.hold:type_name -> google.protobuf.Duration
-	10, // 8: quotad.v1.ExtendRequest.charges:type_name -> quotad.v1.Charge
-	12, // 9: quotad.v1.ExtendResponse.balances:type_name -> quotad.v1.Balance
-	13, // 10: quotad.v1.ExtendResponse.expire_time:type_name -> google.protobuf.Timestamp
-	10, // 11: quotad.v1.CheckRequest.charges:type_name -> quotad.v1.Charge
-	11, // 12: quotad.v1.CheckRequest.hold:type_name -> google.protobuf.Duration
-	12, // 13: quotad.v1.CheckResponse.balances:type_name -> quotad.v1.Balance
-	14, // 14: quotad.v1.CheckResponse.denial:type_name -> quotad.v1.Denial
-	0,  // 15: quotad.v1.QuotaService.Acquire:input_type -> quotad.v1.AcquireRequest
-	2,  // 16: quotad.v1.QuotaService.Settle:input_type -> quotad.v1.SettleRequest
-	4,  // 17: quotad.v1.QuotaService.Release:input_type -> quotad.v1.ReleaseRequest
-	6,  // 18: quotad.v1.QuotaService.Extend:input_type -> quotad.v1.ExtendRequest
-	8,  // 19: quotad.v1.QuotaService.Check:input_type -> quotad.v1.CheckRequest
-	1,  // 20: quotad.v1.QuotaService.Acquire:output_type -> quotad.v1.AcquireResponse
-	3,  // 21: quotad.v1.QuotaService.Settle:output_type -> quotad.v1.SettleResponse
-	5,  // 22: quotad.v1.QuotaService.Release:output_type -> quotad.v1.ReleaseResponse
-	7,  // 23: quotad.v1.QuotaService.Extend:output_type -> quotad.v1.ExtendResponse
-	9,  // 24: quotad.v1.QuotaService.Check:output_type -> quotad.v1.CheckResponse
-	20, // [20:25] is the sub-list for method output_type
-	15, // [15:20] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	14, // 4: quotad.v1.AcquireResponse.state:type_name -> quotad.v1.ReservationState
+	10, // 5: quotad.v1.SettleRequest.charges:type_name -> quotad.v1.Charge
+	12, // 6: quotad.v1.SettleResponse.balances:type_name -> quotad.v1.Balance
+	12, // 7: quotad.v1.ReleaseResponse.balances:type_name -> quotad.v1.Balance
+	11, // 8: quotad.v1.ExtendRequest.hold:type_name -> google.protobuf.Duration
+	10, // 9: quotad.v1.ExtendRequest.charges:type_name -> quotad.v1.Charge
+	12, // 10: quotad.v1.ExtendResponse.balances:type_name -> quotad.v1.Balance
+	13, // 11: quotad.v1.ExtendResponse.expire_time:type_name -> google.protobuf.Timestamp
+	14, // 12: quotad.v1.ExtendResponse.state:type_name -> quotad.v1.ReservationState
+	10, // 13: quotad.v1.CheckRequest.charges:type_name -> quotad.v1.Charge
+	11, // 14: quotad.v1.CheckRequest.hold:type_name -> google.protobuf.Duration
+	12, // 15: quotad.v1.CheckResponse.balances:type_name -> quotad.v1.Balance
+	15, // 16: quotad.v1.CheckResponse.denial:type_name -> quotad.v1.Denial
+	0,  // 17: quotad.v1.QuotaService.Acquire:input_type -> quotad.v1.AcquireRequest
+	2,  // 18: quotad.v1.QuotaService.Settle:input_type -> quotad.v1.SettleRequest
+	4,  // 19: quotad.v1.QuotaService.Release:input_type -> quotad.v1.ReleaseRequest
+	6,  // 20: quotad.v1.QuotaService.Extend:input_type -> quotad.v1.ExtendRequest
+	8,  // 21: quotad.v1.QuotaService.Check:input_type -> quotad.v1.CheckRequest
+	1,  // 22: quotad.v1.QuotaService.Acquire:output_type -> quotad.v1.AcquireResponse
+	3,  // 23: quotad.v1.QuotaService.Settle:output_type -> quotad.v1.SettleResponse
+	5,  // 24: quotad.v1.QuotaService.Release:output_type -> quotad.v1.ReleaseResponse
+	7,  // 25: quotad.v1.QuotaService.Extend:output_type -> quotad.v1.ExtendResponse
+	9,  // 26: quotad.v1.QuotaService.Check:output_type -> quotad.v1.CheckResponse
+	22, // [22:27] is the sub-list for method output_type
+	17, // [17:22] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_quotad_v1_quota_proto_init() }
