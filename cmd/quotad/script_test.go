@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -55,8 +56,15 @@ const patience = 20 * time.Second
 //	declare NAME BUCKET CODE  sets a bucket of 2 calls a day
 //	flood NAME                takes calls until there is no room for more
 //	hold NAME                 opens a call that ends with the script
+//
+// and those of reservationCommands.
 func TestScript(t *testing.T) {
 	t.Parallel()
+	commands := map[string]func(*testscript.TestScript, bool, []string){
+		"start": start, "signal": sendSignal, "insist": insist, "ended": ended, "exits": exits, "logged": logged, "probe": probe,
+		"health": health, "acquire": acquire, "declare": declare, "flood": flood, "hold": hold,
+	}
+	maps.Copy(commands, reservationCommands)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -64,10 +72,7 @@ func TestScript(t *testing.T) {
 			e.Values[daemonsKey{}] = map[string]*process{}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "signal": sendSignal, "insist": insist, "ended": ended, "exits": exits, "logged": logged, "probe": probe,
-			"health": health, "acquire": acquire, "declare": declare, "flood": flood, "hold": hold,
-		},
+		Cmds: commands,
 	})
 }
 
@@ -75,10 +80,11 @@ type daemonsKey struct{}
 
 // process is a quotad that a script has started.
 type process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed once it has ended
-	log  string        // its file
-	addr string        // its addresses' file
+	cmd     *exec.Cmd
+	done    chan struct{} // closed once it has ended
+	log     string        // its file
+	addr    string        // its addresses' file
+	started time.Time     // to the millisecond, as the ledger has times
 }
 
 func processOf(ts *testscript.TestScript, name string) *process {
@@ -146,6 +152,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	out, err := os.Create(ts.MkAbs(name + ".out"))
 	ts.Check(err)
 	p.cmd.Stdout = out
+	p.started = time.Now().Truncate(time.Millisecond)
 	ts.Check(p.cmd.Start())
 	go func() {
 		_ = p.cmd.Wait()

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 
 	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/window"
@@ -57,7 +58,7 @@ func ParseBuckets(name string, src []byte) (map[string]quota.Settings, error) {
 	return buckets, nil
 }
 
-var bucketKeys = []string{"description", "zone", "limits", "on_expiry"}
+var bucketKeys = []string{"description", "zone", "limits", "on_expiry", "max_hold", "max_in_flight", "hold", "estimates"}
 
 func (f *file) bucket(b entry) quota.Settings {
 	var s quota.Settings
@@ -68,9 +69,14 @@ func (f *file) bucket(b entry) quota.Settings {
 		f.fault(b.at, "%s has no settings; want \"%s: {}\" if it is to be counted without a limit", b.key, b.key)
 		return s
 	}
+	var estimates []*token.Token // where each stands
 	for _, e := range f.mapping(b.node, b.key) {
 		if e.key == "limits" {
 			s.Limits = f.limits(e)
+			continue
+		}
+		if e.key == "estimates" {
+			s.Estimates, estimates = f.estimates(e)
 			continue
 		}
 		if !slices.Contains(bucketKeys, e.key) {
@@ -85,18 +91,18 @@ func (f *file) bucket(b entry) quota.Settings {
 			f.fault(e.node.GetToken(), "%s: %v", e.key, err)
 		}
 	}
+	f.checkEstimates(s, estimates)
 	return s
 }
 
-func setBucketKey(s *quota.Settings, key, text string) error {
+func setBucketKey(s *quota.Settings, key, text string) (err error) {
 	switch key {
 	case "zone":
 		if text == "" {
 			return fmt.Errorf("is empty; leave it out for the daemon's zone")
 		}
 		s.Zone = text
-		_, err := window.LoadZone(text)
-		return err
+		_, err = window.LoadZone(text)
 	case "description":
 		s.Description = text
 		if len(text) > quota.NoteBytesMax {
@@ -111,12 +117,19 @@ func setBucketKey(s *quota.Settings, key, text string) error {
 		default:
 			return fmt.Errorf("%q is unknown; want charge or release", text)
 		}
+	case "max_hold":
+		s.MaxHold, err = parseShare(text)
+	case "max_in_flight":
+		s.MaxInFlight, err = parseInFlight(text)
+	case "hold":
+		s.Hold, err = parseHold(text)
 	}
-	return nil
+	return err
 }
 
 func (f *file) limits(e entry) []quota.Limit {
 	var limits []quota.Limit
+items:
 	for i, n := range f.items(e) {
 		if i == quota.LimitsMax {
 			f.fault(n.GetToken(), "this is limit %d; a bucket may have at most %d", i+1, quota.LimitsMax)
@@ -131,9 +144,11 @@ func (f *file) limits(e entry) []quota.Limit {
 			f.fault(n.GetToken(), "%v", err)
 			continue
 		}
-		if j := slices.IndexFunc(limits, func(m quota.Limit) bool { return m.Unit == l.Unit && m.Span == l.Span }); j >= 0 {
-			f.fault(n.GetToken(), "%s/%s is limited already, to %d; keep one", l.Unit, l.Span, limits[j].Max)
-			continue
+		for _, before := range limits {
+			if err := quota.CheckLimits([]quota.Limit{before, l}); err != nil {
+				f.fault(n.GetToken(), "%v", err)
+				continue items
+			}
 		}
 		limits = append(limits, l)
 	}
@@ -153,7 +168,7 @@ func FormatBuckets(buckets map[string]quota.Settings) []byte {
 	for _, name := range slices.Sorted(maps.Keys(buckets)) {
 		b := buckets[name]
 		fmt.Fprintf(&s, "  %s:", quoteYAML(name))
-		if b.Description == "" && b.Zone == "" && len(b.Limits) == 0 && b.OnExpiry == quota.ExpiryCharge {
+		if b.Equal(quota.Settings{}) {
 			s.WriteString(" {} # counted only\n")
 			continue
 		}
@@ -170,9 +185,7 @@ func FormatBuckets(buckets map[string]quota.Settings) []byte {
 		for _, l := range b.Limits {
 			fmt.Fprintf(&s, "      - %s\n", l)
 		}
-		if b.OnExpiry == quota.ExpiryRelease {
-			s.WriteString("    on_expiry: release\n")
-		}
+		formatReservations(&s, b)
 	}
 	return []byte(s.String())
 }

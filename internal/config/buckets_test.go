@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -29,6 +32,19 @@ buckets:
     on_expiry: release
   acme: {}                   # declared, counted only
   2026: {limits: [7]}
+  portfolio/bedrock:
+    limits: [10 calls/day, 200_000 output_tokens/day]
+    on_expiry: release
+    max_hold: 25%
+    max_in_flight: 1_000
+    hold: 10m
+    estimates: [4_096 output_tokens, 2]
+  held:
+    hold: 1.5s
+    max_hold: "100%"
+    max_in_flight: 1
+    estimates:
+      - 500 usd_micros
 `
 
 func TestLoadBuckets(t *testing.T) {
@@ -49,6 +65,14 @@ func TestLoadBuckets(t *testing.T) {
 		"acme/*": {Limits: []quota.Limit{{Unit: "calls", Span: window.Day, Max: 1000}}, OnExpiry: quota.ExpiryRelease},
 		"acme":   {},
 		"2026":   {Limits: []quota.Limit{{Unit: "calls", Span: window.Day, Max: 7}}},
+		"portfolio/bedrock": {
+			Limits:   []quota.Limit{{Unit: "calls", Span: window.Day, Max: 10}, {Unit: "output_tokens", Span: window.Day, Max: 200_000}},
+			OnExpiry: quota.ExpiryRelease, MaxHold: 25, MaxInFlight: 1000, Hold: 10 * time.Minute,
+			Estimates: []quota.Estimate{{Unit: "output_tokens", Amount: 4096}, {Unit: "calls", Amount: 2}},
+		},
+		"held": {
+			MaxHold: 100, MaxInFlight: 1, Hold: 1500 * time.Millisecond, Estimates: []quota.Estimate{{Unit: "usd_micros", Amount: 500}},
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -71,14 +95,37 @@ func anySettings() *rapid.Generator[quota.Settings] {
 			Zone:        rapid.SampledFrom([]string{"", "UTC", "Europe/Berlin", "Etc/GMT+5"}).Draw(t, "zone"),
 			OnExpiry:    rapid.SampledFrom([]quota.OnExpiry{quota.ExpiryCharge, quota.ExpiryRelease}).Draw(t, "on expiry"),
 		}
-		units := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z][a-z0-9_]{0,8}`), 0, 4, rapid.ID).Draw(t, "units")
-		for _, u := range units {
-			s.Limits = append(s.Limits, quota.Limit{
-				Unit: quota.Unit(u), Span: rapid.SampledFrom(window.Spans()).Draw(t, "span"), Max: rapid.Int64Range(0, quota.CountMax).Draw(t, "max"),
-			})
+		unit := rapid.OneOf(rapid.StringMatching(`[a-z][a-z0-9_]{0,8}`), rapid.SampledFrom([]string{"calls", "tokens"})) // often the same again
+		for range rapid.IntRange(0, 4).Draw(t, "limits") {
+			l := quota.Limit{
+				Unit: quota.Unit(unit.Draw(t, "unit")), Span: rapid.SampledFrom(window.Spans()).Draw(t, "span"), Max: rapid.Int64Range(0, quota.CountMax).Draw(t, "max"),
+			}
+			if more := append(slices.Clone(s.Limits), l); quota.CheckLimits(more) == nil {
+				s.Limits = more
+			}
+		}
+		if rapid.Bool().Draw(t, "reserves") {
+			s.MaxHold = rapid.IntRange(0, 100).Draw(t, "max hold")
+			s.MaxInFlight = rapid.Int64Range(0, quota.InFlightMax).Draw(t, "max in flight")
+			s.Hold = rapid.OneOf(rapid.Just[time.Duration](0), rapid.Custom(anyHold)).Draw(t, "hold")
+		}
+		for range rapid.IntRange(0, 3).Draw(t, "estimates") {
+			e := quota.Estimate{Unit: quota.Unit(unit.Draw(t, "unit")), Amount: rapid.Int64Range(1, quota.AmountMax).Draw(t, "amount")}
+			with := s
+			with.Estimates = append(slices.Clone(s.Estimates), e)
+			if with.Check() == nil {
+				s = with
+			}
 		}
 		return s
 	})
+}
+
+// anyHold draws a hold time: a round one, as people write them, or any to the nanosecond.
+func anyHold(t *rapid.T) time.Duration {
+	unit := rapid.SampledFrom([]time.Duration{time.Nanosecond, time.Millisecond, time.Second, time.Minute, time.Hour}).Draw(t, "unit")
+	least := max(1, int64(quota.HoldMin/unit))
+	return time.Duration(rapid.Int64Range(least, int64(quota.HoldMax/unit)).Draw(t, "hold")) * unit
 }
 
 // nasty are texts that readers of YAML are known to take for something else.
@@ -133,6 +180,56 @@ func TestFormatBucketsControl(t *testing.T) {
 	}
 	if caught < len(nasty)/2 {
 		t.Errorf("only %d of %d texts catch a formatter that does not quote", caught, len(nasty))
+	}
+}
+
+// TestFormatBucketsForgetful: a formatter that forgets any one of the keys must be caught by the settings that are drawn.
+func TestFormatBucketsForgetful(t *testing.T) {
+	t.Parallel()
+	drawn := make([]quota.Settings, 60)
+	for seed := range drawn {
+		drawn[seed] = anySettings().Example(seed) // the same at every run
+	}
+	for _, key := range bucketKeys {
+		forgetful := func(buckets map[string]quota.Settings) []byte {
+			b := buckets["a"]
+			reflect.ValueOf(&b).Elem().FieldByName(fieldOf(key)).SetZero()
+			return FormatBuckets(map[string]quota.Settings{"a": b})
+		}
+		if !slices.ContainsFunc(drawn, func(s quota.Settings) bool {
+			return roundTrip(map[string]quota.Settings{"a": s}, forgetful) != nil
+		}) {
+			t.Errorf("no settings catch a formatter that forgets %s", key)
+		}
+	}
+}
+
+// fieldOf returns the name of the field that a key sets.
+func fieldOf(key string) string {
+	name := ""
+	for word := range strings.SplitSeq(key, "_") {
+		name += strings.ToUpper(word[:1]) + word[1:]
+	}
+	return name
+}
+
+// TestBucketKeys: there is a key for each field of the settings but Source, which the file is, and a field for each key.
+func TestBucketKeys(t *testing.T) {
+	t.Parallel()
+	var fields []string
+	for f := range reflect.TypeFor[quota.Settings]().Fields() {
+		if f.Name != "Source" {
+			fields = append(fields, f.Name)
+		}
+	}
+	var known []string
+	for _, key := range bucketKeys {
+		known = append(known, fieldOf(key))
+	}
+	slices.Sort(fields)
+	slices.Sort(known)
+	if diff := cmp.Diff(fields, known); diff != "" {
+		t.Errorf("(-fields +keys):\n%s", diff)
 	}
 }
 

@@ -58,7 +58,7 @@ func ParseLimit(s string) (Limit, error) {
 	number, unit, _ := strings.Cut(strings.TrimSpace(amount), " ")
 	l := Limit{Unit: Unit(strings.TrimSpace(unit)), Span: window.Day}
 	var err error
-	if l.Max, err = parseNumber(number); err != nil {
+	if l.Max, err = ParseNumber(number, CountMax); err != nil {
 		return Limit{}, fmt.Errorf("limit %q: %w%s", s, err, right)
 	}
 	if l.Unit == "" {
@@ -141,14 +141,16 @@ func FormatLimits(limits []Limit) string {
 	return strings.Join(parts, ", ")
 }
 
-func parseNumber(s string) (int64, error) {
+// ParseNumber reads a whole number, which may have "_" between digits. Whether it is in range is for the caller to tell; most is
+// what the error names where a number is too large even to be read.
+func ParseNumber(s string, most int64) (int64, error) {
 	digits := strings.ReplaceAll(s, "_", "")
 	if digits == "" || strings.HasPrefix(s, "+") || strings.HasPrefix(s, "_") || strings.HasSuffix(s, "_") || strings.Contains(s, "__") {
 		return 0, fmt.Errorf("%q is not a number", s)
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil && n == math.MaxInt64 {
-		return 0, fmt.Errorf("%s is too large, at most %d", s, CountMax)
+		return 0, fmt.Errorf("%s is too large, at most %d", s, most)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("%q is not a whole number", s)

@@ -48,8 +48,41 @@ type Estimate struct {
 	Amount int64 // 1 to AmountMax
 }
 
-// String returns the estimate as it is written, such as "4096 output_tokens".
+// String returns the estimate as ParseEstimate reads it, such as "4096 output_tokens".
 func (e Estimate) String() string { return fmt.Sprintf("%d %s", e.Amount, e.Unit) }
+
+// Check tells what is wrong with the estimate; nil if nothing is.
+func (e Estimate) Check() error {
+	if err := e.Unit.Check(); err != nil {
+		return fmt.Errorf("unit %w", err)
+	}
+	if e.Amount < 1 || e.Amount > AmountMax {
+		return fmt.Errorf("%s is estimated at %d; want 1 to %d", e.Unit, e.Amount, AmountMax)
+	}
+	return nil
+}
+
+// ParseEstimate reads an estimate such as "4096 output_tokens". The unit may be left out for calls. The number may have "_"
+// between digits.
+func ParseEstimate(s string) (Estimate, error) {
+	const right = `; want a number and a unit, such as "4096 output_tokens"`
+	if strings.Contains(s, "/") { // who writes a limit would be told that its unit is bad
+		return Estimate{}, fmt.Errorf("estimate %q: has a window, and is of one call%s", s, right)
+	}
+	number, unit, _ := strings.Cut(strings.TrimSpace(s), " ")
+	e := Estimate{Unit: Unit(strings.TrimSpace(unit))}
+	var err error
+	if e.Amount, err = ParseNumber(number, AmountMax); err != nil {
+		return Estimate{}, fmt.Errorf("estimate %q: %w%s", s, err, right)
+	}
+	if e.Unit == "" {
+		e.Unit = Calls
+	}
+	if err := e.Check(); err != nil {
+		return Estimate{}, fmt.Errorf("estimate %q: %w", s, err)
+	}
+	return e, nil
+}
 
 // Check tells what is wrong with the settings; nil if nothing is.
 func (s Settings) Check() error {
@@ -83,11 +116,8 @@ func (s Settings) checkEstimates() error {
 		return fmt.Errorf("estimates: there are %d; at most %d", len(s.Estimates), EstimatesMax)
 	}
 	for i, e := range s.Estimates {
-		if err := e.Unit.Check(); err != nil {
-			return fmt.Errorf("estimates: unit %w", err)
-		}
-		if e.Amount < 1 || e.Amount > AmountMax {
-			return fmt.Errorf("estimates: %s is estimated at %d; want 1 to %d", e.Unit, e.Amount, AmountMax)
+		if err := e.Check(); err != nil {
+			return fmt.Errorf("estimates: %w", err)
 		}
 		for _, other := range s.Estimates[:i] {
 			if other.Unit == e.Unit {
@@ -95,8 +125,8 @@ func (s Settings) checkEstimates() error {
 			}
 		}
 		for _, l := range s.Limits {
-			if l.Unit == e.Unit && l.Max > 0 && e.Amount > share(AtMost(l.Max), s.MaxHold).Max {
-				return fmt.Errorf("estimates: %s is more than the limit of %s lets one reservation hold, so that none would be granted", e, l)
+			if most := share(AtMost(l.Max), s.MaxHold).Max; l.Unit == e.Unit && l.Max > 0 && e.Amount > most {
+				return fmt.Errorf("estimates: %s is more than the limit of %s lets one reservation hold, so that none would be granted; want at most %d", e, l, most)
 			}
 		}
 	}
