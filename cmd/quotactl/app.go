@@ -104,8 +104,12 @@ func (a *app) addCommands(root *cobra.Command) {
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"take", "Take quota:", []*cobra.Command{a.acquireCommand(), a.checkCommand()}},
-		{"look", "Look:", []*cobra.Command{a.listCommand(), a.getCommand(), a.historyCommand(), a.watchCommand(), a.auditCommand()}},
+		{"take", "Take quota:", []*cobra.Command{
+			a.acquireCommand(), a.checkCommand(), a.settleCommand(), a.releaseCommand(), a.extendCommand(),
+		}},
+		{"look", "Look:", []*cobra.Command{
+			a.listCommand(), a.getCommand(), a.reservationsCommand(), a.historyCommand(), a.watchCommand(), a.auditCommand(),
+		}},
 		{"change", "Change:", []*cobra.Command{
 			a.setCommand(), a.deleteCommand(), a.overrideCommand(), a.resetCommand(), a.applyCommand(), a.exportCommand(),
 		}},
@@ -223,6 +227,16 @@ func operands(names ...string) cobra.PositionalArgs {
 		}
 		if len(args) < len(names) && !strings.HasPrefix(names[len(args)], "[") {
 			return usagef(cmd, "%s is missing", names[len(args)])
+		}
+		return nil
+	}
+}
+
+// atLeast wants the named operand, after which any number of others may come.
+func atLeast(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usagef(cmd, "%s is missing", name)
 		}
 		return nil
 	}

@@ -71,7 +71,8 @@ func (a *app) readBuckets(file string) (map[string]quota.Settings, error) {
 func bucketProto(name string, s quota.Settings) *quotadv1.Bucket {
 	b := &quotadv1.Bucket{
 		Name: name, Limits: limitsProto(s.Limits), Zone: s.Zone, Description: s.Description,
-		OnExpiry: quotadv1.OnExpiry_ON_EXPIRY_CHARGE,
+		OnExpiry: quotadv1.OnExpiry_ON_EXPIRY_CHARGE, Hold: holdProto(s.Hold), Estimates: estimatesProto(s.Estimates),
+		MaxHoldPercent: int32(s.MaxHold), MaxInFlight: s.MaxInFlight, //nolint:gosec // at most 100
 	}
 	if s.OnExpiry == quota.ExpiryRelease {
 		b.OnExpiry = quotadv1.OnExpiry_ON_EXPIRY_RELEASE

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,8 @@ func (a *app) countTable() *table {
 	return a.newTable(append(head, "NOTES", "RESETS")...)
 }
 
-func (a *app) addCount(t *table, b *quotadv1.Balance) {
+// addCount adds a count, with notes besides its own.
+func (a *app) addCount(t *table, b *quotadv1.Balance, more ...string) {
 	row := []cell{
 		words(b.GetBucket()), words(b.GetUnit()), words(spanOf(b.GetWindow()).String()),
 		number(b.GetUsed()), number(b.GetHeld()), numberOrDash(b.Limit), numberOrDash(b.Remaining),
@@ -35,7 +37,7 @@ func (a *app) addCount(t *table, b *quotadv1.Balance) {
 	if a.isTerminal(1) {
 		row = append(row, barOf(b))
 	}
-	t.add(append(row, words(notesOf(b)), words(a.resets(b)))...)
+	t.add(append(row, words(notesOf(b, more...)), words(a.resets(b)))...)
 }
 
 // addDeclared shows what is declared without being a count.
@@ -64,8 +66,8 @@ func barOf(b *quotadv1.Balance) cell {
 }
 
 // notesOf says what is special about a count, in words joined by commas and without blanks, so that it stays one column.
-func notesOf(b *quotadv1.Balance) string {
-	var notes []string
+func notesOf(b *quotadv1.Balance, more ...string) string {
+	notes := slices.DeleteFunc(slices.Clone(more), func(note string) bool { return note == "" })
 	if b.GetOverridden() {
 		notes = append(notes, "override")
 	}

@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
+	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/window"
 )
 
@@ -28,38 +30,51 @@ func (n *amount) Set(s string) error {
 	return err
 }
 
-func (n *amount) String() string { return strconv.FormatInt(int64(*n), 10) }
+func (n *amount) String() string { return "" } // no default to be shown: what is left out is not 0
 func (n *amount) Type() string   { return "N" }
 
+// register makes the flags of an acquire.
 func (f *chargeFlags) register(a *app, cmd *cobra.Command) {
+	f.registerAmounts(cmd, "take `N` of it (default the bucket's estimate, else 1)", "[,ceiling=N][,window=WINDOW]")
+	f.registerCeilings(a, cmd)
+}
+
+// registerAmounts makes the flags that name amounts: what is said of --amount, and what a --charge may have besides a bucket.
+func (f *chargeFlags) registerAmounts(cmd *cobra.Command, amount, more string) {
 	flags := cmd.Flags()
-	f.amount = 1
-	flags.Var(&f.amount, "amount", "take `N` of it")
+	flags.Var(&f.amount, "amount", amount)
 	flags.StringVar(&f.unit, "unit", "calls", "the `UNIT` that is counted, such as calls or input_tokens")
+	flags.StringArrayVar(&f.charges, "charge", nil, "a `CHARGE`, UNIT[=AMOUNT][,bucket=BUCKET]"+more+"; may be repeated")
+}
+
+func (f *chargeFlags) registerCeilings(a *app, cmd *cobra.Command) {
+	flags := cmd.Flags()
 	flags.Var(&f.ceiling, "ceiling", "take only if used and held stay at or below `N`, though the limit may be higher (default none)")
 	flags.StringVar(&f.ceilingWindow, "ceiling-window", "", "the `WINDOW` whose count the ceiling binds (default every limited one)")
-	flags.StringArrayVar(&f.charges, "charge", nil,
-		"a `CHARGE`, UNIT=AMOUNT[,bucket=BUCKET][,ceiling=N][,window=WINDOW]; may be repeated")
 	a.completeWindow(cmd, "ceiling-window")
 }
 
-// build returns the charges that the flags ask for; none means one call.
-func (f *chargeFlags) build(cmd *cobra.Command) ([]*quotadv1.Charge, error) {
-	if len(f.charges) > 0 {
-		for _, short := range []string{"amount", "unit", "ceiling", "ceiling-window"} {
-			if cmd.Flags().Changed(short) {
-				return nil, usagef(cmd, "--%s does not go with --charge, which says it all; give one or the other", short)
-			}
-		}
-		charges := make([]*quotadv1.Charge, len(f.charges))
-		for i, text := range f.charges {
+// build returns the charges that the flags and the operands ask for; none if there are no such flags.
+func (f *chargeFlags) build(cmd *cobra.Command, operands ...string) ([]*quotadv1.Charge, error) {
+	short := slices.DeleteFunc([]string{"amount", "unit", "ceiling", "ceiling-window"}, func(name string) bool {
+		return !cmd.Flags().Changed(name)
+	})
+	many := slices.Concat(operands, f.charges)
+	switch {
+	case len(many) > 0 && len(short) > 0:
+		return nil, usagef(cmd, "--%s does not go with a charge that says it all, %s; give one or the other", short[0], many[0])
+	case len(many) > 0:
+		charges := make([]*quotadv1.Charge, len(many))
+		for i, text := range many {
 			c, err := parseCharge(text)
 			if err != nil {
-				return nil, usagef(cmd, "--charge %q: %w", text, err)
+				return nil, usagef(cmd, "charge %q: %w", text, err)
 			}
 			charges[i] = c
 		}
 		return charges, nil
+	case len(short) == 0:
+		return nil, nil
 	}
 	c := &quotadv1.Charge{}
 	if cmd.Flags().Changed("unit") {
@@ -85,18 +100,22 @@ func (f *chargeFlags) build(cmd *cobra.Command) ([]*quotadv1.Charge, error) {
 }
 
 // parseCharge reads a charge such as "input_tokens=1200,bucket=acme/alice,ceiling=5000,window=day". Neither units nor buckets
-// have commas in their names.
+// have commas in their names. The amount may be left out, with its "=": that is for quotad to know.
 func parseCharge(text string) (*quotadv1.Charge, error) {
 	parts := strings.Split(text, ",")
-	unit, amount, ok := strings.Cut(parts[0], "=")
-	if !ok || unit == "" {
-		return nil, fmt.Errorf("want UNIT=AMOUNT first, such as calls=1 or input_tokens=1200")
+	unit, amount, named := strings.Cut(parts[0], "=")
+	if quota.Unit(unit).Check() != nil {
+		return nil, fmt.Errorf("want UNIT=AMOUNT first, such as calls=1 or input_tokens=1200, or UNIT alone")
 	}
-	n, err := parseAmount(amount)
-	if err != nil {
-		return nil, fmt.Errorf("amount: %w", err)
+	c := &quotadv1.Charge{Unit: unit}
+	if named {
+		n, err := parseAmount(amount)
+		if err != nil {
+			return nil, fmt.Errorf("amount: %w", err)
+		}
+		c.Amount = &n
 	}
-	c := &quotadv1.Charge{Unit: unit, Amount: &n}
+	var err error
 	seen := make(map[string]bool)
 	for _, part := range parts[1:] {
 		key, value, _ := strings.Cut(part, "=")
@@ -120,7 +139,7 @@ func parseCharge(text string) (*quotadv1.Charge, error) {
 				return nil, err
 			}
 		default:
-			return nil, fmt.Errorf("%q is unknown; after UNIT=AMOUNT come bucket=, ceiling= and window=", part)
+			return nil, fmt.Errorf("%q is unknown; after UNIT=AMOUNT, in the same word, come bucket=, ceiling= and window=", part)
 		}
 	}
 	if c.CeilingWindow != 0 && c.Ceiling == nil {

@@ -11,6 +11,7 @@ import (
 
 func (a *app) checkCommand() *cobra.Command {
 	var what chargeFlags
+	hold := holdTime{bucketsOwn: true}
 	cmd := &cobra.Command{
 		Use:   "check BUCKET [flags]",
 		Short: "tell what acquire would answer, and charge nothing; exits with 3 if it would be denied",
@@ -22,14 +23,19 @@ with acquire, not with check.`,
 		ValidArgsFunction: a.completeBucket,
 	}
 	what.register(a, cmd)
+	cmd.Flags().Var(&hold, "hold", "as if it were held for a `DURATION`; 0 is the bucket's own (default used at once)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		charges, err := what.build(cmd)
 		if err != nil {
 			return err
 		}
+		req := &quotadv1.CheckRequest{Bucket: args[0], Charges: charges}
+		if cmd.Flags().Changed("hold") {
+			req.Hold = hold.proto()
+		}
 		ctx, cancel := a.within(cmd.Context())
 		defer cancel()
-		resp, err := a.quota().Check(ctx, &quotadv1.CheckRequest{Bucket: args[0], Charges: charges})
+		resp, err := a.quota().Check(ctx, req)
 		if err != nil {
 			return err
 		}

@@ -17,12 +17,7 @@ func (a *app) completeBucket(cmd *cobra.Command, args []string, start string) ([
 	if len(args) > 0 || a.connect() != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	// The command that is being completed has no context of its own before cobra runs it.
-	ctx := cmd.Context()
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	ctx, cancel := context.WithTimeout(ctx, min(a.timeout, 500*time.Millisecond))
+	ctx, cancel := a.briefly(cmd)
 	defer cancel()
 	prefix := ""
 	if i := strings.LastIndexByte(start, '/'); i > 0 {
@@ -39,6 +34,36 @@ func (a *app) completeBucket(cmd *cobra.Command, args []string, start string) ([
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeReservation completes a command's first operand with the ids of open reservations.
+func (a *app) completeReservation(cmd *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 || a.connect() != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := a.briefly(cmd)
+	defer cancel()
+	resp, err := a.inspect().ListReservations(ctx, &quotadv1.ListReservationsRequest{State: states["open"], PageSize: 1000})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var ids []string
+	for _, r := range resp.GetReservations() {
+		if strings.HasPrefix(r.GetRequestId(), start) {
+			ids = append(ids, r.GetRequestId())
+		}
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}
+
+// briefly bounds a call that a shell waits for. The command that is being completed has no context of its own before cobra
+// runs it.
+func (a *app) briefly(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	return context.WithTimeout(ctx, min(a.timeout, 500*time.Millisecond))
 }
 
 // completeWindow completes a flag with the names of windows.

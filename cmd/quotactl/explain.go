@@ -117,7 +117,9 @@ func denialIn(err error) *quotadv1.Denial {
 func outcomeUnknown(err error) bool {
 	st, _ := statusIn(err)
 	switch st.Code() {
-	case codes.DeadlineExceeded, codes.Internal, codes.Canceled:
+	case codes.Internal:
+		return !unsendable(st)
+	case codes.DeadlineExceeded, codes.Canceled:
 		return true
 	case codes.Unavailable:
 		reason := reasonIn(st)
@@ -130,21 +132,35 @@ func outcomeUnknown(err error) bool {
 // neverSent tells whether there was no connection to send a request on.
 func neverSent(st *status.Status) bool { return strings.Contains(st.Message(), "while dialing") }
 
+// unsendable tells whether a request could not even be written down: a text in it is not UTF-8.
+func unsendable(st *status.Status) bool {
+	return st.Code() == codes.Internal && strings.HasPrefix(st.Message(), "grpc: error while marshaling")
+}
+
 func (a *app) explainDenial(d *quotadv1.Denial) refusal {
 	r := refusal{code: exitDenied}
 	never := false
+	crowded := ""
 	for _, v := range d.GetViolations() {
 		r.lines = append(r.lines, a.violation(v))
 		never = never || v.GetNever()
+		if v.GetMaxInFlight() {
+			crowded = v.GetBalance().GetBucket()
+		}
 	}
 	if len(r.lines) == 0 {
 		r.lines = []string{d.GetMessage()}
+	}
+	if n := int(d.GetOmitted()); n > 0 {
+		r.lines = append(r.lines, "and "+count(n, "more limit"))
 	}
 	switch at := d.GetRetryAt(); {
 	case at != nil:
 		r.hints = []string{fmt.Sprintf("this could pass in %s, at %s, if nothing else is taken", span(at.AsTime().Sub(a.now())), stamp(at.AsTime()))}
 	case never:
 		r.hints = []string{"no wait can help: ask for less, or have the limit raised"}
+	case crowded != "":
+		r.hints = []string{"this could pass when a reservation has ended: quotactl reservations " + crowded + " lists those that are open"}
 	}
 	return r
 }
@@ -152,6 +168,13 @@ func (a *app) explainDenial(d *quotadv1.Denial) refusal {
 // violation says in a line which limit refused and how much of it is left.
 func (a *app) violation(v *quotadv1.Violation) string {
 	b := v.GetBalance()
+	switch {
+	case v.GetMaxInFlight():
+		return fmt.Sprintf("%s: %d of %d reservations in flight", b.GetBucket(), b.GetHeld(), v.GetCap())
+	case v.GetMaxHold():
+		return fmt.Sprintf("%s: one reservation may hold %d of the limit of %d %s/%s; %d asked",
+			b.GetBucket(), v.GetCap(), b.GetLimit(), b.GetUnit(), spanOf(b.GetWindow()), v.GetRequested())
+	}
 	var s strings.Builder
 	fmt.Fprintf(&s, "%s: %d of %d %s used", b.GetBucket(), b.GetUsed(), v.GetCap(), b.GetUnit())
 	if b.GetHeld() > 0 {
@@ -184,6 +207,10 @@ func (a *app) explainStatus(st *status.Status) refusal {
 		return r
 	}
 	r.lines = []string{st.Message()}
+	if unsendable(st) {
+		r.lines = []string{"a text in the request is not UTF-8, so that it was not sent"}
+		return r
+	}
 	if hint := reasonHints[reasonIn(st)]; hint != "" {
 		r.hints = []string{hint}
 		return r
@@ -223,6 +250,12 @@ var reasonHints = map[string]string{
 	"BACKUP_RUNNING":    "one backup is made at a time; try again when it is done",
 	"BACKUP_NO_ROOM":    "the copy is made beside quotad's file first; make room on that disk",
 	"OUTCOME_UNKNOWN":   "quotad's disk failed and it stops; look at the machine's log before you start it again",
+
+	"UNKNOWN_RESERVATION": "quotactl reservations --state all lists those that are known; a receipt is kept for a day after its last change",
+	"NOT_A_RESERVATION":   "quotactl release gives it back; with --hold, quotactl acquire makes one that can be settled and extended",
+	"ALREADY_SETTLED":     "a settlement stands; a correction has to be an acquire or a reservation of its own",
+	"ALREADY_RELEASED":    "acquire anew, under another id, what is used all the same",
+	"RESERVATION_EXPIRED": "quotactl settle still corrects the count, quotactl release still gives it back; acquire anew to go on",
 }
 
 // transport takes gRPC's own wrapping off the reason for which there was no connection.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -28,25 +29,35 @@ func refused(t *testing.T, code codes.Code, reason, domain, text string, more ..
 	return st.Err()
 }
 
+// explainedAt is the time at which explanations are given.
+var explainedAt = time.Date(2026, 11, 22, 20, 47, 30, 0, time.UTC)
+
+// explanation is what an error should be in words: its lines, and after a bar its hints.
+type explanation struct {
+	err  error
+	code int
+	want string
+}
+
+func explained(t *testing.T, tests []explanation) {
+	t.Helper()
+	a := &app{env: env{now: func() time.Time { return explainedAt }}, server: "there:1", timeout: 5 * time.Second}
+	for _, test := range tests {
+		r := a.explain(test.err)
+		got := strings.Join(r.lines, " / ")
+		if len(r.hints) > 0 {
+			got += " | " + strings.Join(r.hints, " | ")
+		}
+		if got != test.want || r.code != test.code {
+			t.Errorf("explain(%v) = exit %d, %q; want exit %d, %q", test.err, r.code, got, test.code, test.want)
+		}
+	}
+}
+
 // TestExplain has what no script can bring about: each answer of a daemon in trouble, in words.
 func TestExplain(t *testing.T) {
 	t.Parallel()
-	now := time.Date(2026, 11, 22, 20, 47, 30, 0, time.UTC)
-	a := &app{env: env{now: func() time.Time { return now }}, server: "there:1", timeout: 5 * time.Second}
-	held := &quotadv1.Denial{RetryAt: timestamppb.New(now.Add(90 * time.Second)), Violations: []*quotadv1.Violation{{
-		Balance: &quotadv1.Balance{
-			Bucket: "b", Unit: "calls", Window: quotadv1.Window_WINDOW_MINUTE, Used: 3, Held: 2, Overridden: true,
-			End: timestamppb.New(now.Add(90 * time.Second)),
-		}, Requested: 2, Cap: 6,
-	}}}
-	prepaid := &quotadv1.Denial{Violations: []*quotadv1.Violation{{
-		Balance: &quotadv1.Balance{Bucket: "b", Unit: "calls", Window: quotadv1.Window_WINDOW_EVER, Used: 3}, Requested: 1, Cap: 3, Never: true,
-	}}}
-	tests := []struct {
-		err  error
-		code int
-		want string
-	}{
+	explained(t, []explanation{
 		{refused(t, codes.Unavailable, "OVERLOADED", "quotad", "too many calls"), 1, "too many calls | nothing was changed; try again in a moment"},
 		{refused(t, codes.Unavailable, "SHUTTING_DOWN", "quotad", "going"), 1, "going | nothing was changed; try again when quotad is back"},
 		{refused(t, codes.Unavailable, "STORAGE_FULL", "quotad", "no room"), 1, "no room | nothing was changed; make room on the disk, or raise the size limit of quotad's file"},
@@ -60,6 +71,36 @@ func TestExplain(t *testing.T) {
 		{fmt.Errorf("asking: %w", context.Canceled), 1, "interrupted"},
 		{status.Error(codes.Canceled, "context canceled"), 1, "interrupted"},
 		{status.Error(codes.ResourceExhausted, "message too large"), 1, "message too large"},
+		{status.Error(codes.Internal, "grpc: error while marshaling: string field contains invalid UTF-8"), 1, "a text in the request is not UTF-8, so that it was not sent"},
+		{&hinted{err: faults{"two", "lines"}, hint: "so"}, 1, "two / lines | so"},
+	})
+}
+
+// TestExplainDenials has each kind of limit that refuses.
+func TestExplainDenials(t *testing.T) {
+	t.Parallel()
+	now := explainedAt
+	held := &quotadv1.Denial{RetryAt: timestamppb.New(now.Add(90 * time.Second)), Violations: []*quotadv1.Violation{{
+		Balance: &quotadv1.Balance{
+			Bucket: "b", Unit: "calls", Window: quotadv1.Window_WINDOW_MINUTE, Used: 3, Held: 2, Overridden: true,
+			End: timestamppb.New(now.Add(90 * time.Second)),
+		}, Requested: 2, Cap: 6,
+	}}}
+	prepaid := &quotadv1.Denial{Violations: []*quotadv1.Violation{{
+		Balance: &quotadv1.Balance{Bucket: "b", Unit: "calls", Window: quotadv1.Window_WINDOW_EVER, Used: 3}, Requested: 1, Cap: 3, Never: true,
+	}}}
+	share := &quotadv1.Violation{
+		Balance:   &quotadv1.Balance{Bucket: "b", Unit: "tokens", Window: quotadv1.Window_WINDOW_DAY, Limit: new(int64(100)), Held: 20},
+		Requested: 30, Cap: 25, MaxHold: true,
+	}
+	never := proto.CloneOf(share)
+	never.Never = true
+	crowd := &quotadv1.Violation{
+		Balance:   &quotadv1.Balance{Bucket: "a/b", Unit: "reservations", Window: quotadv1.Window_WINDOW_EVER, Limit: new(int64(3)), Held: 3},
+		Requested: 1, Cap: 3, MaxInFlight: true,
+	}
+	shareText, crowdText := "b: one reservation may hold 25 of the limit of 100 tokens/day; 30 asked", "a/b: 3 of 3 reservations in flight"
+	explained(t, []explanation{
 		{refused(t, codes.ResourceExhausted, "LIMIT_EXCEEDED", "quotad", "denied, no details"), 3, "denied, no details"},
 		{
 			refused(t, codes.ResourceExhausted, "LIMIT_EXCEEDED", "quotad", "denied", protoadapt.MessageV1Of(held)), 3,
@@ -67,29 +108,31 @@ func TestExplain(t *testing.T) {
 				"this could pass in 1m30s, at 2026-11-22T20:49:00Z, if nothing else is taken",
 		},
 		{&denied{prepaid}, 3, "b: 3 of 3 calls used; 0 left, 1 asked; never resets | no wait can help: ask for less, or have the limit raised"},
-		{&hinted{err: faults{"two", "lines"}, hint: "so"}, 1, "two / lines | so"},
-	}
-	for _, test := range tests {
-		r := a.explain(test.err)
-		got := strings.Join(r.lines, " / ")
-		if len(r.hints) > 0 {
-			got += " | " + strings.Join(r.hints, " | ")
-		}
-		if got != test.want || r.code != test.code {
-			t.Errorf("explain(%v) = exit %d, %q; want exit %d, %q", test.err, r.code, got, test.code, test.want)
-		}
-	}
+		{
+			refused(t, codes.ResourceExhausted, "LIMIT_EXCEEDED", "quotad", "denied", protoadapt.MessageV1Of(&quotadv1.Denial{
+				Violations: []*quotadv1.Violation{crowd}, Omitted: 2,
+			})), 3,
+			crowdText + " / and 2 more limits | this could pass when a reservation has ended: quotactl reservations a/b lists those that are open",
+		},
+		{&denied{&quotadv1.Denial{Violations: []*quotadv1.Violation{never, crowd}}}, 3, shareText + " / " + crowdText + " | no wait can help: ask for less, or have the limit raised"},
+		{
+			&denied{&quotadv1.Denial{Violations: []*quotadv1.Violation{share}, RetryAt: held.GetRetryAt()}}, 3,
+			shareText + " | this could pass in 1m30s, at 2026-11-22T20:49:00Z, if nothing else is taken",
+		},
+	})
 }
 
-// TestEveryReasonHasAHint keeps up with the reasons that the daemon gives. The fields of a bad request speak for themselves, a
-// denial has its own words, and what is not in this version has the hint of its code.
+// TestEveryReasonHasAHint keeps up with the reasons that the daemon gives. The fields of a bad request speak for themselves, and a
+// denial has its own words.
 func TestEveryReasonHasAHint(t *testing.T) {
 	t.Parallel()
-	own := []string{service.ReasonInvalid, service.ReasonLimitExceeded, service.ReasonNotYet}
+	own := []string{service.ReasonInvalid, service.ReasonLimitExceeded}
 	for _, reason := range []string{
 		service.ReasonLimitExceeded, service.ReasonInvalid, service.ReasonRequestIDReused, service.ReasonUnknownBucket,
 		service.ReasonTooManyBuckets, service.ReasonDeclaredInFile, service.ReasonRecordCorrupt, service.ReasonOverloaded,
-		service.ReasonShuttingDown, service.ReasonStorageFull, service.ReasonOutcomeUnknown, service.ReasonNotYet,
+		service.ReasonShuttingDown, service.ReasonStorageFull, service.ReasonOutcomeUnknown, service.ReasonBackupRunning,
+		service.ReasonBackupNoRoom, service.ReasonUnknownReservation, service.ReasonNotReservation, service.ReasonAlreadySettled,
+		service.ReasonAlreadyReleased, service.ReasonExpired,
 	} {
 		if (reasonHints[reason] == "") != slices.Contains(own, reason) {
 			t.Errorf("reason %s: hint %q", reason, reasonHints[reason])
@@ -109,6 +152,8 @@ func TestOutcomeUnknown(t *testing.T) {
 		{refused(t, codes.Unavailable, "OVERLOADED", "quotad", ""), false},
 		{refused(t, codes.Unavailable, "OUTCOME_UNKNOWN", "quotad", ""), true},
 		{status.Error(codes.InvalidArgument, "no"), false},
+		{status.Error(codes.Internal, "nil map"), true},
+		{status.Error(codes.Internal, "grpc: error while marshaling: string field contains invalid UTF-8"), false},
 	} {
 		if got := outcomeUnknown(test.err); got != test.want {
 			t.Errorf("outcomeUnknown(%v) = %v", test.err, got)

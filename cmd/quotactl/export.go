@@ -48,7 +48,10 @@ buckets file declares is left out, because apply may not change it; --all prints
 }
 
 func settingsOf(b *quotadv1.Bucket) quota.Settings {
-	s := quota.Settings{Zone: b.GetZone(), Description: b.GetDescription()}
+	s := quota.Settings{
+		Zone: b.GetZone(), Description: b.GetDescription(), MaxHold: int(b.GetMaxHoldPercent()), MaxInFlight: b.GetMaxInFlight(),
+		Hold: b.GetHold().AsDuration(), Estimates: estimatesOf(b.GetEstimates()),
+	}
 	for _, l := range b.GetLimits() {
 		s.Limits = append(s.Limits, limitOf(l))
 	}

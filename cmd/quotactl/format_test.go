@@ -174,7 +174,7 @@ b, calls by the day
 }
 
 func FuzzParseCharge(f *testing.F) {
-	for _, text := range []string{"calls=1", "input_tokens=1_200,bucket=a/b@c=d,ceiling=10,window=month", "=", "calls=1,,", "calls=1,window=day"} {
+	for _, text := range []string{"calls=1", "input_tokens=1_200,bucket=a/b@c=d,ceiling=10,window=month", "=", "calls=1,,", "calls=1,window=day", "tokens", "tokens,bucket=a"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -182,7 +182,10 @@ func FuzzParseCharge(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again := fmt.Sprintf("%s=%d", c.GetUnit(), c.GetAmount())
+		again := c.GetUnit()
+		if c.Amount != nil {
+			again += fmt.Sprintf("=%d", c.GetAmount())
+		}
 		if c.GetBucket() != "" {
 			again += ",bucket=" + c.GetBucket()
 		}
@@ -210,6 +213,9 @@ func TestParseCharge(t *testing.T) {
 			Unit: "calls", Amount: n(1), Bucket: "a/b@c=d", Ceiling: n(10), CeilingWindow: quotadv1.Window_WINDOW_MONTH,
 		},
 		"calls=2,ceiling=0": {Unit: "calls", Amount: n(2), Ceiling: n(0)},
+		"calls=-2":          {Unit: "calls", Amount: n(-2)},
+		"tokens":            {Unit: "tokens"},
+		"tokens,bucket=a":   {Unit: "tokens", Bucket: "a"},
 	} {
 		got, err := parseCharge(text)
 		if diff := cmp.Diff(want, got, protocmp.Transform()); err != nil || diff != "" {
@@ -217,8 +223,11 @@ func TestParseCharge(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"":                               "want UNIT=AMOUNT first, such as calls=1 or input_tokens=1200",
-		"=1":                             "want UNIT=AMOUNT first, such as calls=1 or input_tokens=1200",
+		"":                               "want UNIT=AMOUNT first, such as calls=1 or input_tokens=1200, or UNIT alone",
+		"=1":                             "want UNIT=AMOUNT first, such as calls=1 or input_tokens=1200, or UNIT alone",
+		"1":                              "want UNIT=AMOUNT first, such as calls=1 or input_tokens=1200, or UNIT alone",
+		"calls 1":                        "want UNIT=AMOUNT first, such as calls=1 or input_tokens=1200, or UNIT alone",
+		"calls\x00=1":                    "want UNIT=AMOUNT first, such as calls=1 or input_tokens=1200, or UNIT alone",
 		"calls=":                         `amount: "" is not a whole number`,
 		"calls=1.5":                      `amount: "1.5" is not a whole number`,
 		"calls=0x10":                     `amount: "0x10" is not a whole number`,
@@ -228,7 +237,7 @@ func TestParseCharge(t *testing.T) {
 		"calls=1,ceiling=x":              `ceiling: "x" is not a whole number`,
 		"calls=1,window=day":             "window is that of a ceiling, and none is given",
 		"calls=1,ceiling=1,ceiling=2":    "ceiling is given twice",
-		"calls=1,tokens=2":               `"tokens=2" is unknown; after UNIT=AMOUNT come bucket=, ceiling= and window=`,
+		"calls=1,tokens=2":               `"tokens=2" is unknown; after UNIT=AMOUNT, in the same word, come bucket=, ceiling= and window=`,
 		"calls=1,ceiling=1,window=daily": `unknown window "daily": want one of minute, hour, day, week, month, year, ever; did you mean "day"?`,
 	} {
 		if c, err := parseCharge(text); err == nil || err.Error() != want {

@@ -13,8 +13,9 @@ func (a *app) getCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "get BUCKET [flags]",
 		Short: "show one bucket: what is declared, what is in force, and its counts",
-		Long: `Shows one bucket, or a declared pattern: what is declared under that name, what is in force for it and from where, and its
-counts. A name that is neither declared nor counted is shown with what would hold for it.`,
+		Long: `Shows one bucket, or a declared pattern: what is declared under that name, what is in force for it and from where, how
+many reservations are in flight, and its counts. A name that is neither declared nor counted is shown with what would hold for
+it.`,
 		Example: `  quotactl get portfolio
   quotactl get 'acme/*' -o yaml`,
 		Args:              operands("BUCKET"),
@@ -53,15 +54,8 @@ func (a *app) showView(w io.Writer, v *quotadv1.BucketView) {
 		{"limits", formatLimits(v.GetLimits())},
 		{"zone", v.GetZone()},
 	}
-	if d := v.GetDeclared(); d != nil {
-		if d.GetOnExpiry() == quotadv1.OnExpiry_ON_EXPIRY_RELEASE {
-			facts = append(facts, [2]string{"on expiry", "release"})
-		}
-		if d.GetDescription() != "" {
-			facts = append(facts, [2]string{"about", d.GetDescription()})
-		}
-	}
-	a.showFacts(w, facts)
+	facts = append(facts, termFacts(v)...)
+	a.showFacts(w, append(facts, [2]string{"about", v.GetDeclared().GetDescription()}))
 	if len(v.GetBalances()) > 0 {
 		fmt.Fprintln(w)
 		a.balances(v.GetBalances()).write(w)

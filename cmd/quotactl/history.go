@@ -180,6 +180,9 @@ func (a *app) charts(w io.Writer, usage []*quotadv1.Balance) {
 					tint = red
 				}
 			}
+			if b.GetHeld() > 0 {
+				text += fmt.Sprintf(", %d held", b.GetHeld())
+			}
 			if notes := notesOf(b); notes != "" {
 				text += "  " + notes
 			}

@@ -93,8 +93,12 @@ func (a *app) views(list []*quotadv1.BucketView) *table {
 		}
 		switch {
 		case len(v.GetBalances()) > 0:
-			for _, b := range v.GetBalances() {
-				a.addCount(t, b)
+			for i, b := range v.GetBalances() {
+				if i == 0 {
+					a.addCount(t, b, inFlightNote(v))
+				} else {
+					a.addCount(t, b)
+				}
 			}
 		case len(v.GetLimits()) == 0:
 			a.addDeclared(t, v.GetName(), "", "", nil, note)

@@ -78,7 +78,7 @@ func TestWatchComesBack(t *testing.T) {
 			t.Fatalf("got %q, want %q", s.Text(), want)
 		}
 	}
-	next(lines, `^\S+ portfolio calls/day \S+ used=1 held=0 limit=50 left=49$`)
+	next(lines, `^\S+ portfolio calls/day \S+ used=1 held=0 limit=50 left=49 over=0$`)
 	_ = l.end(syscall.SIGKILL)
 	next(words, `^quotactl: lost quotad at unix://\S+; trying again in 200ms$`)
 	go func() { _, _ = io.Copy(io.Discard, complaints) }()
@@ -105,6 +105,33 @@ type lossy struct {
 func (l *lossy) Acquire(ctx context.Context, req *quotadv1.AcquireRequest) (*quotadv1.AcquireResponse, error) {
 	n := l.n.Add(1)
 	resp, err := l.next.Acquire(ctx, req)
+	if lost := l.lose(n); lost != nil {
+		return nil, lost
+	}
+	return resp, err
+}
+
+func (l *lossy) Settle(ctx context.Context, req *quotadv1.SettleRequest) (*quotadv1.SettleResponse, error) {
+	n := l.n.Add(1)
+	resp, err := l.next.Settle(ctx, req)
+	if lost := l.lose(n); lost != nil {
+		return nil, lost
+	}
+	return resp, err
+}
+
+func (l *lossy) Release(ctx context.Context, req *quotadv1.ReleaseRequest) (*quotadv1.ReleaseResponse, error) {
+	n := l.n.Add(1)
+	resp, err := l.next.Release(ctx, req)
+	if lost := l.lose(n); lost != nil {
+		return nil, lost
+	}
+	return resp, err
+}
+
+func (l *lossy) Extend(ctx context.Context, req *quotadv1.ExtendRequest) (*quotadv1.ExtendResponse, error) {
+	n := l.n.Add(1)
+	resp, err := l.next.Extend(ctx, req)
 	if lost := l.lose(n); lost != nil {
 		return nil, lost
 	}

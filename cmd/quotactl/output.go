@@ -28,6 +28,29 @@ func (a *app) emit(m proto.Message, table func(io.Writer)) error {
 	return a.emitJSON(text, "  ")
 }
 
+// field is a text that an answer does not have and is printed with, such as an id that quotactl made.
+type field struct{ name, value string }
+
+// emitWith prints an answer as emit does, with more fields before its own.
+func (a *app) emitWith(m proto.Message, more []field, table func(io.Writer)) error {
+	if a.output == "table" {
+		return a.emit(m, table)
+	}
+	text, err := messageJSON(m)
+	if err != nil {
+		return err
+	}
+	var s strings.Builder
+	for _, f := range more {
+		value, err := json.Marshal(f.value)
+		if err != nil {
+			return fmt.Errorf("writing JSON: %w", err)
+		}
+		fmt.Fprintf(&s, "%q:%s,", f.name, value)
+	}
+	return a.emitJSON([]byte("{"+s.String()+string(text[1:])), "  ") // an answer is never without fields of its own
+}
+
 // emitLine prints one of many answers: a line of JSON, or a document of YAML.
 func (a *app) emitLine(m proto.Message) error {
 	text, err := messageJSON(m)

@@ -70,5 +70,9 @@ func limitWords(b *quotadv1.Balance) string {
 	if b.GetOverridden() {
 		s += " (override)"
 	}
-	return fmt.Sprintf("%s, %d used", s, b.GetUsed())
+	s += fmt.Sprintf(", %d used", b.GetUsed())
+	if b.GetHeld() > 0 {
+		s += fmt.Sprintf(", %d held", b.GetHeld())
+	}
+	return s
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -51,6 +52,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ctl": cmdQuotactl, "daemon": cmdDaemon, "halt": cmdHalt, "crash": cmdCrash, "answer": cmdAnswer, "damage": cmdDamage,
+			"expired": cmdExpired,
 		},
 	})
 }
@@ -154,6 +156,34 @@ func steady(text, work, zone string) string {
 // cmdAnswer sets what the next quotactl reads from its standard input.
 func cmdAnswer(ts *testscript.TestScript, _ bool, args []string) {
 	worldOf(ts).answer = strings.Join(args, " ") + "\n"
+}
+
+// cmdExpired waits until the expiry of reservations has been carried out: expired ID...
+func cmdExpired(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for _, id := range args {
+		for expired := false; !expired; {
+			var out bytes.Buffer
+			code := run(ctx, []string{"reservations", "--state", "expired", "-o", "json", "--limit", "1000"}, env{
+				stdin: strings.NewReader(""), stdout: &out, stderr: io.Discard,
+				getenv: ts.Getenv, isTerminal: func(int) bool { return false }, now: time.Now,
+			})
+			if code != exitOK {
+				ts.Fatalf("%s has not expired: exit %d", id, code)
+			}
+			var list struct {
+				Reservations []struct {
+					ID    string `json:"request_id"`
+					Ended string `json:"end_time"`
+				}
+			}
+			ts.Check(json.Unmarshal(out.Bytes(), &list))
+			for _, r := range list.Reservations {
+				expired = expired || r.ID == id && r.Ended != ""
+			}
+		}
+	}
 }
 
 // cmdDaemon starts quotad on $WORK/data, and returns when it serves: daemon [FLAGS].

@@ -1,18 +1,21 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
+	"github.com/quotad/quotad/internal/config"
 	"github.com/quotad/quotad/internal/quota"
 )
 
 func (a *app) setCommand() *cobra.Command {
 	var limits []string
 	var onExpiry string
+	var terms termFlags
 	bucket := &quotadv1.Bucket{}
 	req := &quotadv1.SetBucketRequest{Bucket: bucket}
 	cmd := &cobra.Command{
@@ -22,15 +25,20 @@ func (a *app) setCommand() *cobra.Command {
 name. Counts are not touched: a limit below what is used denies until the window ends.
 
 A LIMIT is a number, a unit and a window, as in "50 calls/day" or "2_000_000 tokens/month"; the unit may be left out for calls,
-the window for the day. Windows are minute, hour, day, week, month, year and ever. "off" counts without a limit.`,
+the window for the day. Windows are minute, hour, day, week, month, year and ever. "off" counts without a limit.
+
+--max-hold, --max-in-flight, --hold, --on-expiry and --estimate say what holds for reservations. The last is also what an acquire
+takes of a unit for which it does not say how many.`,
 		Example: `  quotactl set portfolio "50 calls/day"
   quotactl set 'acme/*' "20 calls/day" "100_000 tokens/month" --zone Europe/Berlin
+  quotactl set bedrock "500 calls/day" "2_000_000 tokens/day" --max-hold 25% --max-in-flight 40 --estimate "4096 tokens"
   quotactl set experiments off --description "counted only"`,
-		Args:              atLeastName,
+		Args:              atLeast("NAME"),
 		ValidArgsFunction: a.completeBucket,
 	}
 	cmd.Flags().StringArrayVar(&limits, "limit", nil, "a `LIMIT`; may be repeated, and stands for an operand")
 	cmd.Flags().StringVar(&bucket.Zone, "zone", "", "the IANA `ZONE` of its windows, such as Europe/Berlin (default the daemon's)")
+	terms.register(cmd)
 	cmd.Flags().StringVar(&onExpiry, "on-expiry", "charge", "`WHAT` becomes of a reservation that nobody settles: charge or release")
 	cmd.Flags().StringVar(&bucket.Description, "description", "", "a `TEXT` for people")
 	a.reasonFlag(cmd, &req.Reason)
@@ -49,6 +57,9 @@ the window for the day. Windows are minute, hour, day, week, month, year and eve
 		default:
 			return usagef(cmd, "--on-expiry %q is unknown; want charge or release", onExpiry)
 		}
+		if err := terms.set(cmd, bucket); err != nil {
+			return err
+		}
 		ctx, cancel := a.within(cmd.Context())
 		defer cancel()
 		resp, err := a.admin().SetBucket(ctx, req)
@@ -64,13 +75,6 @@ the window for the day. Windows are minute, hour, day, week, month, year and eve
 
 func (a *app) reasonFlag(cmd *cobra.Command, reason *string) {
 	cmd.Flags().StringVar(reason, "reason", "", "the `TEXT` that tells the audit trail why")
-}
-
-func atLeastName(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return usagef(cmd, "NAME is missing")
-	}
-	return nil
 }
 
 // parseLimits reads limits as they are declared. None at all is not taken for "off": who changes the zone alone would lose them.
@@ -120,12 +124,21 @@ func (a *app) showChange(w io.Writer, c *quotadv1.BucketChange) {
 }
 
 // declared is a declaration as people compare it.
-type declared struct{ limits, zone, expiry, about string }
+type declared struct{ limits, zone, expiry, maxHold, inFlight, hold, estimates, about string }
 
 func facets(b *quotadv1.Bucket) declared {
-	d := declared{limits: formatLimits(b.GetLimits()), zone: b.GetZone(), expiry: "charge", about: b.GetDescription()}
-	if b.GetOnExpiry() == quotadv1.OnExpiry_ON_EXPIRY_RELEASE {
-		d.expiry = "release"
+	d := declared{
+		limits: formatLimits(b.GetLimits()), zone: b.GetZone(), expiry: onExpiryWord(b.GetOnExpiry()), about: b.GetDescription(),
+		estimates: formatEstimates(b.GetEstimates()),
+	}
+	if n := b.GetMaxHoldPercent(); n != 0 {
+		d.maxHold = fmt.Sprintf("%d%%", n)
+	}
+	if n := b.GetMaxInFlight(); n != 0 {
+		d.inFlight = fmt.Sprint(n)
+	}
+	if b.GetHold() != nil {
+		d.hold = config.FormatDuration(b.GetHold().AsDuration())
 	}
 	return d
 }
@@ -133,12 +146,19 @@ func facets(b *quotadv1.Bucket) declared {
 // line tells all of a declaration that is not the default.
 func (d declared) line() string {
 	s := d.limits
-	if d.zone != "" {
-		s += "; zone " + d.zone
+	add := func(name, value string) {
+		if value != "" {
+			s += "; " + name + value
+		}
 	}
+	add("zone ", d.zone)
 	if d.expiry != "charge" {
-		s += "; on expiry " + d.expiry
+		add("on expiry ", d.expiry)
 	}
+	add("max hold ", d.maxHold)
+	add("max in flight ", d.inFlight)
+	add("hold ", d.hold)
+	add("estimates ", d.estimates)
 	if d.about != "" {
 		s += fmt.Sprintf("; %q", d.about)
 	}
@@ -158,15 +178,12 @@ func (d declared) to(e declared) string {
 		s += fmt.Sprintf("%s%s -> %s", name, before, after)
 	}
 	differ("", d.limits, e.limits)
-	differ("zone ", zoneWord(d.zone), zoneWord(e.zone))
+	differ("zone ", cmp.Or(d.zone, "the daemon's"), cmp.Or(e.zone, "the daemon's"))
 	differ("on expiry ", d.expiry, e.expiry)
+	differ("max hold ", cmp.Or(d.maxHold, "the whole"), cmp.Or(e.maxHold, "the whole"))
+	differ("max in flight ", cmp.Or(d.inFlight, "any number"), cmp.Or(e.inFlight, "any number"))
+	differ("hold ", cmp.Or(d.hold, config.FormatDuration(quota.HoldDefault)), cmp.Or(e.hold, config.FormatDuration(quota.HoldDefault)))
+	differ("estimates ", cmp.Or(d.estimates, "none"), cmp.Or(e.estimates, "none"))
 	differ("description ", fmt.Sprintf("%q", d.about), fmt.Sprintf("%q", e.about))
 	return s
-}
-
-func zoneWord(zone string) string {
-	if zone == "" {
-		return "the daemon's"
-	}
-	return zone
 }

@@ -51,6 +51,7 @@ func (a *app) showStatus(w io.Writer, s *quotadv1.GetStatusResponse) {
 		{"retains", span(s.GetRetain().AsDuration())},
 		{"default", defaults},
 		{"zone", s.GetZone()},
+		{"reservations", fmt.Sprintf("%d open", s.GetOpenReservations())},
 		{"undeclared", fmt.Sprintf("%d of at most %d names today", s.GetUndeclaredNames(), s.GetUndeclaredNamesMax())},
 	}
 	if len(s.GetProblems()) == 0 {

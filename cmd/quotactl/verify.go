@@ -18,8 +18,9 @@ func (a *app) verifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify DIR|FILE [flags]",
 		Short: "check a stopped daemon's data directory, or a backup",
-		Long: `Checks a data directory that no quotad has open, or a backup: the structure of the file, the checksum of each record, and the
-counts against their receipts. It changes nothing, lists every fault, and exits with 1 if there is one.`,
+		Long: `Checks a data directory that no quotad has open, or a backup: the structure of the file, the checksum of each record, the counts
+against their receipts, and what is held against the open reservations. It changes nothing, lists every fault, and exits with 1
+if there is one.`,
 		Example: `  quotactl verify /var/lib/quotad
   quotactl verify /var/backups/quotad-2026-11-22.db`,
 		Args: operands("DIR|FILE"),
@@ -73,6 +74,7 @@ type reportJSON struct {
 	Sound      bool     `json:"sound"`
 	Accounts   int      `json:"accounts"`
 	Receipts   int      `json:"receipts"`
+	Open       int      `json:"open_reservations"`
 	Recounted  int      `json:"recounted"`
 	Audits     int      `json:"audits"`
 	Declared   int      `json:"declared"`
@@ -84,7 +86,7 @@ type reportJSON struct {
 
 func reportOf(path string, r store.Report) reportJSON {
 	out := reportJSON{
-		Path: path, Sound: len(r.Faults) == 0, Accounts: r.Accounts, Receipts: r.Receipts, Recounted: r.Recounted, Audits: r.Audits,
+		Path: path, Sound: len(r.Faults) == 0, Accounts: r.Accounts, Receipts: r.Receipts, Open: r.Open, Recounted: r.Recounted, Audits: r.Audits,
 		Declared: r.Declared, CleanStop: r.Clean, Faults: append([]string{}, r.Faults...), MoreFaults: r.MoreFaults,
 	}
 	if !r.LedgerTime.IsZero() {
@@ -110,6 +112,7 @@ func (a *app) showReport(w io.Writer, path string, r store.Report) {
 	a.showFacts(w, [][2]string{
 		{"counts", fmt.Sprintf("%d, %d of them recounted from receipts", r.Accounts, r.Recounted)},
 		{"receipts", fmt.Sprint(r.Receipts)},
+		{"reservations", fmt.Sprintf("%d open", r.Open)},
 		{"declared", fmt.Sprint(r.Declared)},
 		{"audit records", fmt.Sprint(r.Audits)},
 		{"ledger time", ledger},

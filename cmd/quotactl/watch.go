@@ -192,8 +192,8 @@ func changeLine(at time.Time, b *quotadv1.Balance) string {
 	if b.Remaining != nil {
 		left = fmt.Sprint(b.GetRemaining())
 	}
-	return fmt.Sprintf("%s %s %s/%s %s used=%d held=%d limit=%s left=%s", stamp(at), b.GetBucket(), b.GetUnit(),
-		spanOf(b.GetWindow()), orDash(b.GetWindowLabel()), b.GetUsed(), b.GetHeld(), limit, left)
+	return fmt.Sprintf("%s %s %s/%s %s used=%d held=%d limit=%s left=%s over=%d", stamp(at), b.GetBucket(), b.GetUnit(),
+		spanOf(b.GetWindow()), orDash(b.GetWindowLabel()), b.GetUsed(), b.GetHeld(), limit, left, b.GetOverage())
 }
 
 // repaint shows all counts from the top of the screen.
