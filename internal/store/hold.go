@@ -11,27 +11,19 @@ import (
 	"github.com/quotad/quotad/internal/quota"
 )
 
-// expireMax is how many reservations one transaction expires at most: some milliseconds' work, while every other op waits.
-const expireMax = 512
-
-// InFlight returns how many reservations are open on a bucket.
-func (s *state) InFlight(b quota.Bucket) (int64, error) { return s.number(spaceInFlight, string(b)) }
-
-// SetInFlight keeps how many reservations are open on a bucket.
-func (s *state) SetInFlight(b quota.Bucket, n int64) error {
-	if n == 0 { // so that a bucket which nobody uses any more costs nothing
-		s.writes++
-		return s.tx.Delete(spaceInFlight, string(b))
-	}
-	return s.putNumber(spaceInFlight, string(b), n)
-}
+const (
+	// expireMax is how many reservations one transaction expires at most: some milliseconds' work, while every other op waits.
+	expireMax = 512
+	// The keeper looks for what is due no more often than waitMin, and while anything is open no less often than waitMax.
+	waitMin, waitMax = 20 * time.Millisecond, time.Minute
+)
 
 // Schedule notes when a reservation expires.
 func (s *state) Schedule(k quota.ReceiptKey, before time.Time, r quota.Receipt) error {
 	if !before.IsZero() {
 		s.writes++
 		s.opened--
-		if err := s.tx.Delete(spaceExpiries, expiryKey(before, k)); err != nil {
+		if err := s.tx.Delete(spaceExpiries, expiryKeyOf(before, s.receiptKey(k))); err != nil {
 			return fmt.Errorf("taking an expiry away: %w", err)
 		}
 	}
@@ -45,7 +37,7 @@ func (s *state) Schedule(k quota.ReceiptKey, before time.Time, r quota.Receipt) 
 	s.buf = append(s.buf[:0], recordVersion)
 	s.buf = binary.AppendVarint(s.buf, r.Time.UnixMilli())
 	s.buf = append(s.buf, r.Hold.Bucket...)
-	return s.put(spaceExpiries, expiryKey(r.Hold.Expiry, k), s.buf)
+	return s.put(spaceExpiries, expiryKeyOf(r.Hold.Expiry, s.receiptKey(k)), s.buf)
 }
 
 // expiry is an open reservation as the index of expiries has it.
@@ -84,7 +76,7 @@ func (s *state) Due(now time.Time, most int) ([]quota.ReceiptKey, error) {
 			return false
 		}
 		if err == nil {
-			err = s.readable(k)
+			err = s.readable(at, k)
 		}
 		switch {
 		case errors.Is(err, ErrCorrupt):
@@ -103,14 +95,15 @@ func (s *state) Due(now time.Time, most int) ([]quota.ReceiptKey, error) {
 	return due, err
 }
 
-// readable tells whether everything can be read that the expiry of a reservation changes.
-func (s *state) readable(k quota.ReceiptKey) error {
+// readable tells whether everything can be read that the expiry of a reservation changes, and that its receipt says so too.
+func (s *state) readable(at time.Time, k quota.ReceiptKey) error {
 	r, seen, err := s.Receipt(k)
 	if err != nil {
 		return err
 	}
-	if !seen || r.Phase != quota.PhaseOpen {
-		return fmt.Errorf("%w: the reservation %q of %q is to expire, and is not open", ErrCorrupt, k.RequestID, k.Principal)
+	if !seen || r.Phase != quota.PhaseOpen || !r.Hold.Expiry.Equal(at) {
+		return fmt.Errorf("%w: the reservation %q of %q is to expire at %s, and no such one is open",
+			ErrCorrupt, k.RequestID, k.Principal, at.Format(time.RFC3339))
 	}
 	for _, e := range r.Entries {
 		if _, _, err := s.Account(e.Key); err != nil {
@@ -176,6 +169,7 @@ func (s *Store) expect(at time.Time) {
 
 // expire carries out the expiries that are due, and finds out when the next one is.
 func (s *Store) expire(ctx context.Context) error {
+	began := s.Now() // what falls due while we are at it is still to come
 	if err := s.catchUp(ctx); err != nil {
 		return err
 	}
@@ -183,7 +177,7 @@ func (s *Store) expire(ctx context.Context) error {
 	return s.engine.View(ctx, func(tx Tx) error {
 		return tx.Scan(spaceExpiries, "", func(key string, _ []byte) bool {
 			at, _, err := parseExpiryKey(key)
-			if err == nil && at.After(s.Now()) { // what is due and still there is damaged
+			if err == nil && at.After(began) { // what was due by then and is still there is damaged
 				s.expect(at)
 				return false
 			}
@@ -192,9 +186,9 @@ func (s *Store) expire(ctx context.Context) error {
 	})
 }
 
-// wait returns how long it is until the next expiry; false if there is none. A ledger whose time stands still is looked at again
-// and again.
+// wait returns how long to wait for the next expiry; false if there is none. A ledger whose time stands still is looked at again
+// and again, and so is one whose time may be moved on by more than has passed: a clock that is set right, a machine that slept.
 func (s *Store) wait() (wait time.Duration, some bool) {
 	next := s.next.Load()
-	return max(20*time.Millisecond, time.UnixMilli(next).Sub(s.Now())), next != never
+	return min(max(waitMin, time.UnixMilli(next).Sub(s.Now())), waitMax), next != never
 }

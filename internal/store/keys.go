@@ -100,20 +100,23 @@ func receiptKey(k quota.ReceiptKey) string {
 // parseReceiptKey is the inverse of receiptKey.
 func parseReceiptKey(space, key string) (quota.ReceiptKey, error) {
 	parts := strings.Split(key, "\x00")
-	switch len(parts) {
-	case 2:
+	switch {
+	case len(parts) == 2 && parts[1] != "":
 		return quota.ReceiptKey{Principal: parts[0], RequestID: parts[1]}, nil
-	case 3:
+	case len(parts) == 3 && parts[1] != "" && parts[2] != "":
 		return quota.ReceiptKey{Principal: parts[0], RequestID: parts[1], ExtendID: parts[2]}, nil
 	}
 	return quota.ReceiptKey{}, fmt.Errorf("%w: %q in %s is not the key of a receipt", ErrCorrupt, key, space)
 }
 
 // expiryKey makes open reservations sort by when they expire.
-func expiryKey(at time.Time, k quota.ReceiptKey) string {
-	var ms [8]byte
-	binary.BigEndian.PutUint64(ms[:], uint64(at.UnixMilli())) //nolint:gosec // no time of a ledger is before 1970
-	return string(ms[:]) + receiptKey(k)
+func expiryKey(at time.Time, k quota.ReceiptKey) string { return expiryKeyOf(at, receiptKey(k)) }
+
+// expiryKeyOf is expiryKey for a reservation by the key of its receipt.
+func expiryKeyOf(at time.Time, receipt string) string {
+	key := make([]byte, 0, 160)
+	key = binary.BigEndian.AppendUint64(key, uint64(at.UnixMilli())) //nolint:gosec // no time of a ledger is before 1970
+	return string(append(key, receipt...))
 }
 
 // parseExpiryKey is the inverse of expiryKey.

@@ -46,12 +46,13 @@ type Batch struct {
 type Tally struct {
 	Op       quota.Op
 	Outcome  quota.Outcome // 0 if the op failed with an error
-	Replayed bool          // this and what follows: see quota.Decision
-	Ended    quota.Phase
-	Late     bool
-	Overage  []quota.Amount
-	Charged  int
-	Released int
+	Replayed bool          // see quota.Decision, also for what follows
+
+	Ended    quota.Phase    // Settle, Release: how the reservation ended that was open
+	Late     bool           // Settle, Release: it had expired
+	Overage  []quota.Amount // Settle: what it added above the limits
+	Charged  int            // Expire: reservations whose amounts became used
+	Released int            // Expire: reservations whose amounts were given back
 }
 
 // Status is how a store is.

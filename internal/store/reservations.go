@@ -45,9 +45,10 @@ func (l *reservations) look() bool {
 	return true
 }
 
-// wants tells whether a reservation that was made at a time is asked for.
+// wants tells whether a reservation that was made at a time is asked for. A start may find the clock some seconds behind the ledger's
+// time of before, so that one may have been made after now.
 func (l *reservations) wants(bucket quota.Bucket, made time.Time) bool {
-	return bucket.Within(l.q.Prefix) && !made.After(l.now.Add(-l.q.MinAge))
+	return bucket.Within(l.q.Prefix) && (l.q.MinAge == 0 || !made.After(l.now.Add(-l.q.MinAge)))
 }
 
 // open lists along the index of expiries, which has no others.
@@ -56,7 +57,7 @@ func (l *reservations) open() error {
 	if l.q.After != "" {
 		ms, key, _ := strings.Cut(l.q.After, "\x00")
 		n, err := strconv.ParseInt(ms, 10, 64)
-		if k, bad := parseReceiptKey(spaceExpiries, key); err == nil && bad == nil {
+		if k, bad := parseReceiptKey(spaceExpiries, key); err == nil && n >= 0 && bad == nil {
 			from = expiryKey(time.UnixMilli(n), k) + "\x00"
 		} else {
 			return fmt.Errorf("%q: %w", l.q.After, ErrPageToken)

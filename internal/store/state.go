@@ -51,13 +51,19 @@ type state struct {
 	writes   int
 	buf      []byte
 	spaces   [window.Ever + 1]struct{ label, space string } // the newest of each span, to spare making its name again
-	strays   []stray                                        // the receipts found in spaces of other dates
-	receipts []string                                       // the spaces in which a receipt may be, the newest first; nil until looked for
-	changed  int64                                          // the new revision of what is declared; 0 if nothing changed
-	trailAt  string                                         // the space of new audit records; "" until looked for
-	opened   int64                                          // open reservations, more or fewer than before this transaction
-	expired  int                                            // of them, those that Expire ended
-	soonest  time.Time                                      // the first expiry that was scheduled; zero if none was
+	counts   counts
+
+	today      string           // the space of new receipts; "" until asked for
+	request    quota.ReceiptKey // the one that was met last
+	requestKey string           // and its key
+
+	strays   []stray   // the receipts found in spaces of other dates
+	receipts []string  // the spaces in which a receipt may be, the newest first; nil until looked for
+	changed  int64     // the new revision of what is declared; 0 if nothing changed
+	trailAt  string    // the space of new audit records; "" until looked for
+	opened   int64     // open reservations, more or fewer than before this transaction
+	expired  int       // of them, those that Expire ended
+	soonest  time.Time // the first expiry that was scheduled; zero if none was
 }
 
 func newState(tx Tx, now time.Time, windows *window.Cache, books *books) *state {
@@ -99,8 +105,8 @@ func (s *state) number(space, key string) (int64, error) {
 }
 
 func (s *state) putNumber(space, key string, n int64) error {
-	body := binary.BigEndian.AppendUint64([]byte{recordVersion}, uint64(n)) //nolint:gosec // times before 1970 wrap, and back again
-	return s.put(space, key, body)
+	s.buf = binary.BigEndian.AppendUint64(append(s.buf[:0], recordVersion), uint64(n)) //nolint:gosec // times before 1970 wrap, and back again
+	return s.put(space, key, s.buf)
 }
 
 func (s *state) space(k quota.AccountKey) string {
@@ -113,23 +119,6 @@ func (s *state) space(k quota.AccountKey) string {
 		c.label, c.space = label, accountSpace(k.Span, k.Label)
 	}
 	return c.space
-}
-
-// Account returns a count.
-func (s *state) Account(k quota.AccountKey) (quota.Account, bool, error) {
-	space, key := s.space(k), accountKey(k)
-	record, err := s.tx.Get(space, key)
-	if err != nil || record == nil {
-		return quota.Account{}, false, err
-	}
-	a, err := parseAccountRecord(record, space, key)
-	return a, err == nil, err
-}
-
-// SetAccount keeps a count.
-func (s *state) SetAccount(k quota.AccountKey, a quota.Account) error {
-	s.buf = appendAccount(s.buf[:0], a)
-	return s.put(s.space(k), accountKey(k), s.buf)
 }
 
 // spacesOf returns the spaces whose names start with prefix, the oldest first.
@@ -156,7 +145,7 @@ func (s *state) receiptSpaces() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	today := receiptsAt + dateOf(s.now)
+	today := s.todaysReceipts()
 	s.receipts = []string{today}
 	for _, space := range slices.Backward(spaces) {
 		if space != today {
@@ -172,7 +161,7 @@ func (s *state) Receipt(k quota.ReceiptKey) (quota.Receipt, bool, error) {
 	if err != nil {
 		return quota.Receipt{}, false, err
 	}
-	key := receiptKey(k)
+	key := s.receiptKey(k)
 	for _, space := range spaces {
 		record, err := s.tx.Get(space, key)
 		if err != nil {
@@ -194,7 +183,7 @@ type stray struct{ key, space string }
 
 // SetReceipt keeps a receipt in the space of today. If it was in another one it moves, so that it lives for as long again.
 func (s *state) SetReceipt(k quota.ReceiptKey, r quota.Receipt) error {
-	key := receiptKey(k)
+	key := s.receiptKey(k)
 	if i := slices.IndexFunc(s.strays, func(at stray) bool { return at.key == key }); i >= 0 {
 		s.writes++
 		if err := s.tx.Delete(s.strays[i].space, key); err != nil {
@@ -203,11 +192,30 @@ func (s *state) SetReceipt(k quota.ReceiptKey, r quota.Receipt) error {
 		s.strays = slices.Delete(s.strays, i, i+1)
 	}
 	s.buf = appendReceipt(s.buf[:0], r)
-	return s.put(receiptsAt+dateOf(s.now), key, s.buf)
+	return s.put(s.todaysReceipts(), key, s.buf)
+}
+
+// todaysReceipts names the space in which receipts are written now.
+func (s *state) todaysReceipts() string {
+	if s.today == "" {
+		s.today = receiptsAt + dateOf(s.now)
+	}
+	return s.today
+}
+
+// receiptKey is receiptKey for a request that is looked up, written and scheduled one after the other.
+func (s *state) receiptKey(k quota.ReceiptKey) string {
+	if k != s.request || s.requestKey == "" {
+		s.request, s.requestKey = k, receiptKey(k)
+	}
+	return s.requestKey
 }
 
 // Units returns the units that a bucket has counts of in a window.
 func (s *state) Units(b quota.Bucket, w window.Window) ([]quota.Unit, error) {
+	if err := s.flush(); err != nil { // what was counted first in this transaction is there too
+		return nil, err
+	}
 	if short(w.Span) {
 		return s.unitsWithin(b, w)
 	}

@@ -205,6 +205,9 @@ func (s *Store) decide(st *state, ops []request, results []groupcommit.Result[qu
 		}
 		results[i].Value = d
 	}
+	if err := st.flush(); err != nil {
+		return err
+	}
 	// The ledger's own clock moves by the minute. No window begins within one, so that a successor whose clock is behind by less
 	// opens nothing again.
 	if st.writes > 0 && minuteOf(st.now) != s.minute {
@@ -224,6 +227,10 @@ func (s *Store) decide(st *state, ops []request, results []groupcommit.Result[qu
 
 func (s *state) run(r request) (quota.Decision, error) {
 	if r.tidy != nil {
+		if err := s.flush(); err != nil { // it works on the transaction itself
+			return quota.Decision{}, err
+		}
+		s.counts = counts{}
 		return quota.Decision{Outcome: quota.Done}, r.tidy(s)
 	}
 	x, expires := r.op.(quota.Expire)

@@ -35,8 +35,8 @@ func (r *Report) fault(format string, args ...any) {
 }
 
 // Verify reads every record of a ledger: checksums, forms, counts against receipts, what is held against the open reservations,
-// those against the index of their expiries, the numbering of the audit trail. It changes nothing, and is meant for a ledger that nobody is writing to. A fault is reported; an error means that the engine
-// could not be read.
+// those against the index of their expiries, the numbering of the audit trail. It changes nothing, and is meant for a ledger that
+// nobody is writing to. A fault is reported; an error means that the engine could not be read.
 func Verify(ctx context.Context, e Engine) (Report, error) {
 	var r Report
 	err := e.View(ctx, func(tx Tx) error {
@@ -63,7 +63,7 @@ type verifier struct {
 }
 
 func (v *verifier) run() error {
-	if _, err := checkSchema(v.tx); err != nil {
+	if _, err := checkSchema(v.tx, Schema); err != nil {
 		return err
 	}
 	if err := v.meta(); err != nil {
@@ -158,6 +158,8 @@ func (v *verifier) open() error {
 		case err != nil: // told of before
 		case !seen || r.Phase != quota.PhaseOpen || !r.Hold.Expiry.Equal(x.at):
 			v.r.fault("reservation %q of %q: it is to expire at %s, and no such one is open", x.key.RequestID, x.key.Principal, x.at.Format(time.RFC3339))
+		case r.Hold.Bucket != x.bucket || !r.Time.Equal(x.made):
+			v.r.fault("reservation %q of %q: the list of expiries has it as of %s, made at %s", x.key.RequestID, x.key.Principal, x.bucket, x.made.Format(time.RFC3339))
 		}
 		return true
 	})
@@ -358,5 +360,5 @@ func (s *state) dropOverrides(space string) error {
 			return err
 		}
 	}
-	return nil
+	return s.flush()
 }
