@@ -364,7 +364,7 @@ func (p *plan) violations() []Violation {
 			Requested: e.amount, Cap: bound.Max,
 			Ceiling:  bound.Max < most.Max,
 			Restored: e.declared != e.lasting && !e.account.Override.Set,
-			Never:    e.key.Span == window.Ever || e.amount > next.Max,
+			Never:    e.key.Span == window.Ever && e.amount > bound.Max-e.account.Used || e.amount > next.Max, // what is held may be released
 		})
 	}
 	return violations

@@ -327,6 +327,7 @@ func reset(s State, now time.Time, op Reset) (Decision, error) {
 		return Decision{}, err
 	}
 	d := Decision{Outcome: Done}
+	after := make(map[AccountKey]Account)
 	for _, k := range keys {
 		if op.Unit != "" && k.Unit != op.Unit || op.Span != 0 && k.Span != op.Span {
 			continue
@@ -342,15 +343,17 @@ func reset(s State, now time.Time, op Reset) (Decision, error) {
 		a.Used, a.Receipted = 0, 0
 		a.Resets++
 		d.After = append(d.After, standing(book, now, k, a))
-		if op.ValidateOnly {
-			continue
-		}
-		if err := s.SetAccount(k, a); err != nil {
-			return Decision{}, err
-		}
+		after[k] = a
 	}
-	if op.ValidateOnly || len(d.Before) == 0 {
+	if op.ValidateOnly || len(after) == 0 {
 		return d, nil
+	}
+	for _, k := range keys {
+		if a, changed := after[k]; changed {
+			if err := s.SetAccount(k, a); err != nil {
+				return Decision{}, err
+			}
+		}
 	}
 	return d, s.Audit(AuditRecord{
 		Time: now, Principal: op.Principal, Action: "reset", Bucket: string(op.Bucket), Reason: op.Reason,

@@ -188,6 +188,8 @@ func TestWorthShowing(t *testing.T) {
 		{[]string{"a calls day free", "a tokens day limited"}, []string{"a calls day free", "a tokens day limited"}},
 		{[]string{"a calls day free", "a calls month limited", "b calls day free"}, []string{"a calls month limited", "b calls day free"}},
 		{[]string{"a calls hour free", "a calls day free"}, []string{"a calls hour free", "a calls day free"}},
+		{[]string{"a calls day free", "a calls month limited", "b calls day free", "a calls day free"}, []string{"a calls month limited", "b calls day free"}},
+		{[]string{"a calls day free", "b calls day limited", "a calls month limited"}, []string{"b calls day limited", "a calls month limited"}},
 	} {
 		var in, want []quota.Balance
 		for _, text := range c.in {

@@ -2,13 +2,11 @@ package quota_test
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/quotad/quotad/internal/quota"
-	"github.com/quotad/quotad/internal/window"
 )
 
 // checker applies ops to the code and to the model, and says where they part, or where the code breaks a promise.
@@ -20,6 +18,8 @@ type checker struct {
 	model *model
 	now   time.Time
 	done  []event
+
+	phases map[quota.ReceiptKey]quota.Phase // of every acquire with an id, as it was last seen
 }
 
 // event is something that happened, to be shown if it ends badly.
@@ -34,52 +34,90 @@ func newChecker(now time.Time, defaults quota.Defaults, declared map[string]quot
 	if err != nil {
 		return nil, err
 	}
-	return &checker{state: state, seen: state, apply: quota.Apply, check: quota.Check, model: newModel(defaults, declared), now: now}, nil
+	return &checker{
+		state: state, seen: state, apply: quota.Apply, check: quota.Check, model: newModel(defaults, declared), now: now,
+		phases: make(map[quota.ReceiptKey]quota.Phase),
+	}, nil
 }
 
-// do applies an op to both, and returns what is wrong.
+// do applies an op to both, and returns what is wrong. Where it depends on reservations that are due, it expires them and applies
+// the op again, as a store does.
 func (c *checker) do(op quota.Op) error {
-	if a, ok := op.(quota.Acquire); ok {
-		if ps := a.Validate(); ps != nil {
-			return fmt.Errorf("%+v does not pass Validate: %v", a, ps)
+	for {
+		d, err := c.once(op)
+		if err != nil || d.Outcome != quota.Behind {
+			return err
 		}
-		op = a
-		if len(c.done)%2 == 0 { // every other one, to save time
-			if err := c.checkAgrees(a); err != nil {
-				return fmt.Errorf("Check of %+v: %w", a, err)
+		for more := true; more; {
+			d, err := c.once(quota.Expire{Max: 1 + len(c.done)%3})
+			if err != nil {
+				return err
 			}
+			more = d.More
+		}
+	}
+}
+
+// validated returns an op as it may be applied.
+func validated(op quota.Op) (quota.Op, quota.Problems) {
+	var ps quota.Problems
+	switch o := op.(type) {
+	case quota.Acquire:
+		o.Charges = slices.Clone(o.Charges)
+		ps, op = o.Validate(), o
+	case quota.Settle:
+		o.Charges = slices.Clone(o.Charges)
+		ps, op = o.Validate(), o
+	case quota.Extend:
+		o.Charges = slices.Clone(o.Charges)
+		ps = o.Validate()
+		op = o
+	case quota.Release:
+		ps = o.Validate()
+	}
+	return op, ps
+}
+
+// once applies an op to both once. The model has it as the caller said it, the code as Validate left it.
+func (c *checker) once(said quota.Op) (got quota.Decision, err error) {
+	op, ps := validated(said)
+	if ps != nil {
+		return got, fmt.Errorf("%+v does not pass Validate: %v", said, ps)
+	}
+	if a, ok := op.(quota.Acquire); ok && len(c.done)%3 == 0 { // every third one, to save time
+		if err := c.checkAgrees(a, said.(quota.Acquire)); err != nil {
+			return got, fmt.Errorf("Check of %+v: %w", a, err)
 		}
 	}
 	writes, audits := c.state.writes, len(c.state.audits)
 	c.state.written = c.state.written[:0]
-	got, err := c.apply(c.seen, c.now, op)
-	if err != nil {
-		return err
+	if got, err = c.apply(c.seen, c.now, op); err != nil {
+		return got, err
 	}
-	c.done = append(c.done, event{c.now, op, got.Outcome})
+	c.done = append(c.done, event{c.now, said, got.Outcome})
 	if !got.Time.Equal(c.now) {
-		return fmt.Errorf("decided at %v, want %v", got.Time, c.now)
+		return got, fmt.Errorf("decided at %v, want %v", got.Time, c.now)
 	}
-	want := c.model.apply(c.now, op)
-	if err := sameAnswer(got, want); err != nil {
-		return err
+	want := c.model.apply(c.now, said)
+	if err := c.sameAnswer(got, want); err != nil {
+		return got, err
 	}
 	if wrote := c.state.writes - writes; (got.Outcome != quota.Done || got.Replayed) && wrote != 0 {
-		return fmt.Errorf("%v, replayed %v: made %d writes, want none", got.Outcome, got.Replayed, wrote)
+		return got, fmt.Errorf("%v, replayed %v: made %d writes, want none", got.Outcome, got.Replayed, wrote)
 	}
 	if n := len(c.state.audits) - audits; n != want.audits {
-		return fmt.Errorf("%d audit records, want %d", n, want.audits)
+		return got, fmt.Errorf("%d audit records, want %d", n, want.audits)
 	}
 	if err := c.sameWrites(want.changed); err != nil {
-		return err
+		return got, err
 	}
-	if a, ok := op.(quota.Acquire); ok {
-		return c.acquired(a, got, want.asks)
+	if err := c.sameReservations(op); err != nil {
+		return got, err
 	}
-	return nil
+	return got, c.promises(op, got, want.wish)
 }
 
-func sameAnswer(got quota.Decision, want answer) error {
+func (c *checker) sameAnswer(got quota.Decision, want answer) error {
 	var changes []string
 	for _, c := range got.Changes {
 		changes = append(changes, c.Name)
@@ -95,10 +133,51 @@ func sameAnswer(got quota.Decision, want answer) error {
 		return fmt.Errorf("come again at %v, want %v", got.RetryAt, want.retryAt)
 	case !slices.Equal(got.Violations, want.violations):
 		return fmt.Errorf("violations\n%+v, want\n%+v", got.Violations, want.violations)
+	case !got.Expiry.Equal(want.expiry):
+		return fmt.Errorf("expires at %v, want %v", got.Expiry, want.expiry)
+	case got.Phase != want.phase || got.Ended != want.ended:
+		return fmt.Errorf("is %v and ended %v, want %v and %v", got.Phase, got.Ended, want.phase, want.ended)
+	case got.Late != want.late:
+		return fmt.Errorf("late %v, want %v", got.Late, want.late)
+	case !slices.Equal(got.Overage, want.overage):
+		return fmt.Errorf("overage %v, want %v", got.Overage, want.overage)
+	case got.Charged != want.charged || got.Released != want.released || got.More != want.more:
+		return fmt.Errorf("expired %d charged and %d released, more %v; want %d, %d, %v",
+			got.Charged, got.Released, got.More, want.charged, want.released, want.more)
 	case !sameCounts(got.Before, want.before), !sameCounts(got.After, want.after):
 		return fmt.Errorf("before and after\n%+v\n%+v, want\n%+v\n%+v", got.Before, got.After, want.before, want.after)
 	case got.Outcome == quota.Done && !slices.Equal(changes, want.changes):
 		return fmt.Errorf("changes %v, want %v", changes, want.changes)
+	}
+	return c.sameReservation(got.Reservation, want.reservation)
+}
+
+// sameReservation compares a reservation as a refusal tells of it.
+func (c *checker) sameReservation(got *quota.Reservation, want *grant) error {
+	if got == nil || want == nil {
+		if got != nil || want != nil {
+			return fmt.Errorf("reservation %+v, want %+v", got, want)
+		}
+		return nil
+	}
+	held, used := make(map[spot]int64), make(map[spot]int64)
+	for _, h := range got.Charges {
+		held[spot{h.Bucket, h.Unit}] += h.Amount
+		used[spot{h.Bucket, h.Unit}] += h.Used
+	}
+	for _, t := range want.takes {
+		held[t.spot] -= t.amount
+		used[t.spot] -= t.used
+	}
+	for at, n := range held {
+		if n != 0 || want.settled > 0 && used[at] != 0 {
+			return fmt.Errorf("reservation %+v, want %+v", got, want)
+		}
+	}
+	if got.Principal != want.id.Principal || got.RequestID != want.id.RequestID || got.Phase != want.phase(c.now) ||
+		got.Bucket != want.op.Bucket || got.OnExpiry != want.onExpiry || got.Late != want.late ||
+		!got.Made.Equal(want.made) || !got.Expiry.Equal(want.expiry) || !got.Ended.Equal(want.ended) {
+		return fmt.Errorf("reservation %+v, want %+v", got, want)
 	}
 	return nil
 }
@@ -111,128 +190,17 @@ func sameCounts(got, want []quota.Balance) bool {
 // sameWrites checks that the state changed the very counts that the model did, to the same values.
 func (c *checker) sameWrites(want []quota.AccountKey) error {
 	for _, key := range want {
-		if !slices.Contains(c.state.written, key) {
+		if !slices.ContainsFunc(c.state.written, func(w written) bool { return w.key == key }) {
 			return fmt.Errorf("%+v was not written", key)
 		}
 	}
-	for _, key := range c.state.written {
-		if got, want := c.state.accounts[key], c.model.counts[key]; got != want {
-			return fmt.Errorf("%+v is\n%+v, want\n%+v", key, got, want)
+	for _, w := range c.state.written {
+		if got, want := c.state.accounts[w.key], c.model.account(w.key); got != want {
+			return fmt.Errorf("%+v is\n%+v, want\n%+v", w.key, got, want)
 		}
-	}
-	if len(c.state.written) != len(want) {
-		return fmt.Errorf("wrote %+v, want %+v", c.state.written, want)
-	}
-	return nil
-}
-
-// checkAgrees holds Check to what the model says the acquire will be answered.
-func (c *checker) checkAgrees(op quota.Acquire) error {
-	writes := c.state.writes
-	got, err := c.check(c.seen, c.now, op)
-	if err != nil {
-		return err
-	}
-	want, _ := c.model.verdict(c.now, op)
-	want.balances = c.model.balances(want.asks)
-	if err := sameAnswer(got, want); err != nil {
-		return err
-	}
-	if c.state.writes != writes || !got.Time.Equal(c.now) {
-		return fmt.Errorf("made %d writes, want none; at %v, want %v", c.state.writes-writes, got.Time, c.now)
-	}
-	return nil
-}
-
-// acquired checks what is promised of an acquire, whatever the model says.
-func (c *checker) acquired(op quota.Acquire, d quota.Decision, all []ask) error {
-	if d.Outcome == quota.Denied {
-		return c.retry(op, d, all)
-	}
-	if d.Outcome != quota.Done || d.Replayed {
-		return nil
-	}
-	for _, a := range all {
-		bounds := append(a.ceilings, quota.CountMax)
-		count := c.state.accounts[a.key]
-		if count.Override.Set {
-			bounds = append(bounds, count.Override.Max)
-		} else if a.declared.Set {
-			bounds = append(bounds, a.declared.Max)
+		if !slices.Contains(want, w.key) {
+			return fmt.Errorf("%+v was written, and nothing was to change there", w.key)
 		}
-		if most := slices.Min(bounds); count.Used+count.Held > most {
-			return fmt.Errorf("over-admitted: %+v has %d used and %d held of %d", a.key, count.Used, count.Held, most)
-		}
-	}
-	return nil
-}
-
-// retry checks that a denied request passes when it was told to come again, and not before.
-func (c *checker) retry(op quota.Acquire, d quota.Decision, all []ask) error {
-	at := func(t time.Time) quota.Outcome {
-		ans, _ := c.model.outcome(t, op)
-		return ans.outcome
-	}
-	hopeless := slices.ContainsFunc(d.Violations, func(v quota.Violation) bool { return v.Never })
-	if !d.RetryAt.IsZero() {
-		if hopeless {
-			return fmt.Errorf("come again at %v, but a violation says never: %+v", d.RetryAt, d.Violations)
-		}
-		again, err := quota.Check(c.seen, d.RetryAt, op)
-		if err != nil {
-			return err
-		}
-		early := at(d.RetryAt.Add(-1))
-		if again.Outcome != quota.Done && again.Outcome != quota.TooManyNames || early == quota.Done {
-			return fmt.Errorf("come again at %v: it is then %v %+v, and just before %v", d.RetryAt, again.Outcome, again.Violations, early)
-		}
-	}
-	if hopeless {
-		return nil // the model has looked ahead
-	}
-	for _, a := range all {
-		if a.key.Span == window.Ever {
-			continue
-		}
-		end := a.win.End
-		for range 3 {
-			if (d.RetryAt.IsZero() || end.Before(d.RetryAt)) && at(end) == quota.Done {
-				return fmt.Errorf("come again at %v, but it passes at %v", d.RetryAt, end)
-			}
-			end = c.model.windows.At(a.key.Span, end, end.Location()).End
-		}
-	}
-	return nil
-}
-
-// whole compares everything that is kept, and recounts the receipts.
-func (c *checker) whole() error {
-	if len(c.state.accounts) != len(c.model.counts) {
-		return fmt.Errorf("%d counts are kept, want %d", len(c.state.accounts), len(c.model.counts))
-	}
-	for key, want := range c.model.counts {
-		if got := c.state.accounts[key]; got != want {
-			return fmt.Errorf("%+v is\n%+v, want\n%+v", key, got, want)
-		}
-	}
-	if !reflect.DeepEqual(c.state.live, c.model.live) {
-		return fmt.Errorf("live names %v, want %v", c.state.live, c.model.live)
-	}
-	sums := make(map[quota.AccountKey]int64)
-	for _, r := range c.state.receipts {
-		for _, e := range r.Entries {
-			if e.Resets == c.state.accounts[e.Key].Resets {
-				sums[e.Key] += e.Amount
-			}
-		}
-	}
-	for key, a := range c.state.accounts {
-		if a.Receipted != sums[key] || a.Receipted > a.Used || a.Used < 0 || a.Held < 0 {
-			return fmt.Errorf("%+v is %+v, and its receipts come to %d", key, a, sums[key])
-		}
-	}
-	if len(c.state.receipts) != len(c.model.receipts) {
-		return fmt.Errorf("%d receipts, want %d", len(c.state.receipts), len(c.model.receipts))
 	}
 	return nil
 }

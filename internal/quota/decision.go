@@ -122,7 +122,7 @@ type Violation struct {
 	Cap       int64   // the bound that refused: the limit, or the caller's ceiling where that is lower
 	Ceiling   bool    // whether it was the ceiling
 	Restored  bool    // whether a backup was restored today, and the limit is 0 until the day ends
-	Never     bool    // whether no wait can help: the count never resets, or it is too much for every window looked at
+	Never     bool    // whether no wait can help: the count never resets and is used up, or it is too much for every window looked at
 	MaxHold   bool    // whether it was the share that one reservation may hold
 	InFlight  bool    // whether it was the number of open reservations; the unit of Balance is then Reservations
 }

@@ -43,7 +43,7 @@ func (e *ending) end(r Receipt, phase Phase) (Decision, error) {
 		if err != nil {
 			return Decision{}, err
 		}
-		e.charge(&e.counts[c], &r.Entries[i])
+		e.charge(&e.counts[c], &r.Entries[i], e.before(i))
 	}
 	freed, err := e.freed()
 	if err != nil {
@@ -77,15 +77,15 @@ func (e *ending) count(k AccountKey) (int, error) {
 	return len(e.counts) - 1, nil
 }
 
-// charge moves one entry's amounts: x.Used is what was used, and is left at what is in the count for it now.
-func (e *ending) charge(c *count, x *Entry) {
+// charge moves one entry's amounts: had is what it had in its count's used, and x.Used what was used, which is left at what is in
+// the count for it now.
+func (e *ending) charge(c *count, x *Entry, had int64) {
 	a := &c.after
 	if !c.kept { // its window is so long past that its count has left
 		x.Used = 0
 		return
 	}
 	a.Held -= min(a.Held, e.was.Held(*x)) // less would mean that the count had left, and come back with a clock that was set back
-	had := e.before(x)
 	forgotten := x.Resets != a.Resets && had > 0
 	x.Resets = a.Resets
 	if x.Used -= had; forgotten { // what was used has been forgotten by a reset: nothing is left of it to give back
@@ -98,14 +98,12 @@ func (e *ending) charge(c *count, x *Entry) {
 	x.Used += had
 }
 
-// before returns what an entry had in its count's used.
-func (e *ending) before(x *Entry) int64 {
-	for _, w := range e.was.Entries {
-		if w.Key == x.Key && w.Charge == x.Charge {
-			return e.was.Used(w)
-		}
+// before returns what entry i had in its count's used. Entries that a settlement adds come last, and had nothing.
+func (e *ending) before(i int) int64 {
+	if i >= len(e.was.Entries) {
+		return 0
 	}
-	return 0
+	return e.was.Used(e.was.Entries[i])
 }
 
 // freed returns the buckets on which there is one open reservation less, with how many there are left.

@@ -49,8 +49,8 @@ func extend(s State, now time.Time, op Extend) (Decision, error) {
 		}
 	}
 	p.record(&r)
-	if len(r.Entries) > CountsMax {
-		return tooManyCounts(len(r.Entries)), nil
+	if n := touched(r.Entries); n > CountsMax {
+		return tooManyCounts(n), nil
 	}
 	return p.keepExtension(s, id, extension, r, expiry, op.sum)
 }
@@ -85,9 +85,16 @@ func planExtension(s State, now time.Time, op Extend, r *Receipt) (plan, Decisio
 	return p, Decision{}, nil
 }
 
-// keepExtension writes what was taken, the reservation as it is now, and that this extension has been made.
+// keepExtension writes what was taken, the reservation as it is now, and that this extension has been made. It reads first: where a
+// count of the reservation cannot be read, nothing is written.
 func (p *plan) keepExtension(s State, id, extension ReceiptKey, r Receipt, before time.Time, sum Fingerprint) (Decision, error) {
-	if err := p.take(s, true); err != nil {
+	p.count(true)
+	d, err := replay(counted{s, p.entries}, p.now, r)
+	if err != nil {
+		return Decision{}, err
+	}
+	d.Replayed = false
+	if err := p.write(s); err != nil {
 		return Decision{}, err
 	}
 	if err := p.countInFlight(s); err != nil {
@@ -106,7 +113,21 @@ func (p *plan) keepExtension(s State, id, extension ReceiptKey, r Receipt, befor
 			return Decision{}, err
 		}
 	}
-	d, err := replay(s, p.now, r)
-	d.Replayed = false
-	return d, err
+	return d, nil
+}
+
+// counted is a state as it will be when a plan has been written.
+type counted struct {
+	State
+	entries []entry
+}
+
+// Account returns a count as the plan has charged it.
+func (s counted) Account(k AccountKey) (Account, bool, error) {
+	for i := range s.entries {
+		if s.entries[i].key == k {
+			return s.entries[i].account, true, nil
+		}
+	}
+	return s.State.Account(k)
 }

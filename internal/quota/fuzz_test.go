@@ -2,10 +2,12 @@ package quota_test
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/window"
@@ -101,30 +103,54 @@ func acquireFrom(data []byte) quota.Acquire {
 
 // sameContent tells whether two validated acquires ask the same.
 func sameContent(a, b quota.Acquire) bool {
-	return a.Bucket == b.Bucket && slices.EqualFunc(a.Charges, b.Charges, func(c, d quota.Charge) bool {
+	return a.Bucket == b.Bucket && a.Reserve == b.Reserve && (!a.Reserve || a.Hold == b.Hold) && sameCharges(a.Charges, b.Charges)
+}
+
+func sameCharges(a, b []quota.Charge) bool {
+	return slices.EqualFunc(a, b, func(c, d quota.Charge) bool {
 		if !c.Ceiling.Set {
 			c.Ceiling.Max = 0
 		}
 		if !d.Ceiling.Set {
 			d.Ceiling.Max = 0
 		}
-		return c == d
+		return sameCharge(c, d)
 	})
 }
 
 func FuzzValidate(f *testing.F) {
 	one := []byte("\x03a/b\x021\x31\x00\x05calls\x04\x00\x00\x00")
-	f.Add(one, one)
-	f.Add(one, append(slices.Clone(one), 1, 'c', 0, 2, 2, 1, 6))
-	f.Add([]byte("\x01a\x011"), []byte("\x01a\x012"))
-	f.Add([]byte("\x01a\x011\x01b\x01u\x02\x04\x01\x06"), []byte("\x01a\x011\x01b\x01u\x02\x04\x01\x08"))
-	f.Add([]byte("\x01a\x011\x01b\x00\x02\x00\x00\x00\x01c\x00\x02\x00\x00\x00"), []byte("\x01a\x011\x01c\x00\x02\x00\x00\x00\x01b\x00\x02\x00\x00\x00"))
-	f.Fuzz(func(t *testing.T, x, y []byte) {
+	add := func(x, y []byte) {
+		f.Add(x, y, int64(-1), int64(-1))
+		f.Add(x, y, int64(0), int64(-1))
+		f.Add(x, y, int64(time.Hour), int64(time.Hour))
+		f.Add(x, y, int64(time.Hour), int64(time.Minute))
+	}
+	add(one, one)
+	add(one, append(slices.Clone(one), 1, 'c', 0, 2, 2, 1, 6))
+	add([]byte("\x01a\x011"), []byte("\x01a\x012"))
+	add([]byte("\x01a\x011\x01b\x01u\x02\x04\x01\x06"), []byte("\x01a\x011\x01b\x01u\x02\x04\x01\x08"))
+	add([]byte("\x01a\x011\x01b\x00\x02\x00\x00\x00\x01c\x00\x02\x00\x00\x00"), []byte("\x01a\x011\x01c\x00\x02\x00\x00\x00\x01b\x00\x02\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, x, y []byte, xHold, yHold int64) {
 		a, b := acquireFrom(x), acquireFrom(y)
+		a.Reserve, a.Hold = xHold >= 0, time.Duration(xHold)
+		b.Reserve, b.Hold = yHold >= 0, time.Duration(yHold)
+		if xHold == -1 { // a plain acquire, which has none
+			a.Hold = 0
+		}
+		if yHold == -1 {
+			b.Hold = 0
+		}
+		ax, bx := extendFrom(a), extendFrom(b)
 		bad, alsoBad := a.Validate(), b.Validate()
-		for _, p := range slices.Concat(bad, alsoBad) {
+		for _, p := range slices.Concat(bad, alsoBad, ax.Validate(), bx.Validate()) {
 			if p.Field == "" || p.Text == "" || len(p.String()) > 2_000 {
 				t.Errorf("a problem that says too little or too much: %q", p)
+			}
+		}
+		if ax.Validate() == nil && bx.Validate() == nil {
+			if got, want := quota.SumExtend(ax) == quota.SumExtend(bx), ax.Hold == bx.Hold && sameCharges(ax.Charges, bx.Charges); got != want {
+				t.Errorf("%+v and %+v: the same fingerprint %v, want %v", ax, bx, got, want)
 			}
 		}
 		if bad != nil || alsoBad != nil || a.RequestID == "" || b.RequestID == "" {
@@ -137,6 +163,36 @@ func FuzzValidate(f *testing.F) {
 		again.Charges = slices.Clone(a.Charges)
 		if ps := again.Validate(); ps != nil || quota.Sum(again) != quota.Sum(a) {
 			t.Errorf("%+v, validated again: %v", a, ps)
+		}
+	})
+}
+
+// extendFrom makes an extension of what an acquire asks.
+func extendFrom(a quota.Acquire) quota.Extend {
+	return quota.Extend{RequestID: a.RequestID, ExtendID: a.RequestID, Hold: a.Hold, Charges: slices.Clone(a.Charges)}
+}
+
+// FuzzHistories lets bytes choose what happens, so that a fuzzer can look for what no seed has met.
+func FuzzHistories(f *testing.F) {
+	for seed := range uint64(8) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		data := make([]byte, 1_000)
+		for i := range data {
+			data[i] = byte(r.Uint32())
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p := func(n int, _ string) int {
+			if len(data) == 0 {
+				return 0
+			}
+			b := int(data[0])
+			data = data[1:]
+			return b % n
+		}
+		if err := history(p, nil); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -49,6 +49,7 @@ var (
 	worldZones    = []string{"", "UTC", "America/Havana", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia", "Asia/Kolkata"}
 	worldLimits   = []int64{5, 3, 8, 12, 20, 5, 6, 8, 1, 2, 0, quota.CountMax, quota.CountMax - 5, quota.AmountMax, quota.AmountMax + 1}
 	worldAmounts  = []int64{1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 8, 13, quota.AmountMax, quota.AmountMax - 1}
+	worldHolds    = []time.Duration{0, 0, time.Minute, 30 * time.Second, time.Millisecond, time.Hour, 24 * time.Hour}
 	worldStarts   = []time.Time{
 		time.Date(2026, 11, 22, 16, 5, 0, 0, time.UTC),
 		time.Date(2026, 11, 1, 3, 58, 30, 0, time.UTC),  // before the day of 25 hours in Havana
@@ -64,20 +65,29 @@ var (
 // world makes up ops that suit what came before.
 type world struct {
 	*checker
-	pick   pick
-	before []quota.Acquire
-	ahead  []quota.Charge // what a limit refuses, and an override of the next window does not
+	pick     pick
+	names    []quota.Bucket
+	patterns []string
+	limits   int                // of one bucket, at most
+	before   []quota.Op         // of callers
+	ids      []quota.ReceiptKey // of acquires, whether they were granted or not
+	ahead    []quota.Charge     // what a limit refuses, and an override of the next window does not
 }
 
 func newWorld(p pick) (*world, error) {
-	declared := make(map[string]quota.Settings)
-	for range p(5, "declared") {
-		s := someSettings(p)
-		s.Source = quota.Source(p(2, "source")) // the file's, too
-		declared[oneOf(p, "name", worldPatterns)] = s
+	w := &world{pick: p, names: worldNames, patterns: worldPatterns, limits: 4}
+	if p(2, "size") > 0 { // so few that more than two things happen to each
+		w.names, w.patterns, w.limits = worldNames[2:5], worldPatterns[1:3], 2
 	}
-	c, err := newChecker(oneOf(p, "start", worldStarts), someDefaults(p), declared)
-	return &world{checker: c, pick: p}, err
+	declared := make(map[string]quota.Settings)
+	for range p(5, "declared") + len(worldNames)/len(w.names)/3 { // one at least where there are few
+		s := someSettings(w.pick, w.limits)
+		s.Source = quota.Source(p(2, "source")) // the file's, too
+		declared[oneOf(p, "name", w.patterns)] = s
+	}
+	var err error
+	w.checker, err = newChecker(oneOf(p, "start", worldStarts), someDefaults(p), declared)
+	return w, err
 }
 
 func someLimits(p pick, most int) []quota.Limit {
@@ -122,11 +132,26 @@ func containsLimit(limits []quota.Limit, l quota.Limit) bool {
 	return false
 }
 
-func someSettings(p pick) quota.Settings {
-	return quota.Settings{
-		Limits: someLimits(p, 4), Zone: oneOf(p, "zone", worldZones),
+func someSettings(p pick, limits int) quota.Settings {
+	s := quota.Settings{
+		Limits: someLimits(p, limits), Zone: oneOf(p, "zone", worldZones),
 		OnExpiry: quota.OnExpiry(p(2, "on expiry")), Description: oneOf(p, "description", []string{"", "dear"}),
 	}
+	if p(2, "reservations") > 0 {
+		return s
+	}
+	s.MaxHold = oneOf(p, "max hold", []int{0, 50, 100, 34, 1})
+	s.MaxInFlight = oneOf(p, "max in flight", []int64{0, 1, 0, 2})
+	s.Hold = oneOf(p, "hold", worldHolds)
+	for _, unit := range []quota.Unit{quota.Calls, "tokens", "usd_micros"}[:p(4, "estimates")] {
+		e := quota.Estimate{Unit: unit, Amount: oneOf(p, "estimate", []int64{2, 1, 3, 4, quota.AmountMax})}
+		with := s
+		with.Estimates = append(slices.Clone(s.Estimates), e)
+		if with.Check() == nil { // else nothing could be granted with it
+			s = with
+		}
+	}
+	return s
 }
 
 func someDefaults(p pick) quota.Defaults {
@@ -138,31 +163,51 @@ func someDefaults(p pick) quota.Defaults {
 // step lets time go on and makes one op.
 func (w *world) step() error {
 	w.passTime()
-	switch n := w.pick(100, "op"); {
-	case n < 52:
-		return w.do(w.acquire())
-	case n < 62 && len(w.before) > 0:
-		return w.do(w.again())
-	case n < 68:
+	n := w.pick(100, "op")
+	if n < 62 && len(w.model.grants) == 0 { // there is nothing to settle
+		n = 0
+	}
+	switch {
+	case n < 34:
+		return w.do(w.said(w.acquire()))
+	case n < 47:
+		return w.do(w.said(w.settle()))
+	case n < 53:
+		return w.do(w.said(w.release()))
+	case n < 62:
+		return w.do(w.said(w.extend()))
+	case n < 64:
+		return w.do(quota.Expire{Max: oneOf(w.pick, "at most", []int{512, 1, 0, 2})})
+	case n < 72 && len(w.before) > 0:
+		return w.do(w.said(w.again()))
+	case n < 77:
 		return w.do(quota.Reset{
-			Principal: "p", Bucket: oneOf(w.pick, "bucket", worldNames), Unit: oneOf(w.pick, "unit", []quota.Unit{"", "", quota.Calls}),
-			Span: window.Span(w.pick(8, "span")), ValidateOnly: w.pick(4, "only") == 0,
+			Principal: "p", Bucket: oneOf(w.pick, "bucket", w.names), Unit: oneOf(w.pick, "unit", []quota.Unit{"", "", quota.Calls}),
+			Span: window.Span(max(0, w.pick(14, "span")-6)), ValidateOnly: w.pick(4, "only") == 0,
 		})
-	case n < 78:
+	case n < 84:
 		return w.do(w.override())
-	case n < 83:
-		return w.do(quota.SetBucket{Principal: "p", Name: oneOf(w.pick, "name", worldPatterns), Settings: someSettings(w.pick)})
-	case n < 86:
-		return w.do(quota.DeleteBucket{Principal: "p", Name: oneOf(w.pick, "name", worldPatterns)})
-	case n < 89:
-		return w.do(w.applySet())
+	default:
+		return w.administer(n)
+	}
+}
+
+// administer makes an op that is not for callers, or brings about what takes years.
+func (w *world) administer(n int) error {
+	switch {
+	case n < 88:
+		return w.do(quota.SetBucket{Principal: "p", Name: oneOf(w.pick, "name", w.patterns), Settings: someSettings(w.pick, w.limits)})
+	case n < 90:
+		return w.do(quota.DeleteBucket{Principal: "p", Name: oneOf(w.pick, "name", w.patterns)})
 	case n < 92:
-		return w.do(quota.Configure{Principal: "p", Defaults: someDefaults(w.pick)})
-	case n < 93:
-		return w.do(quota.Exhaust{Principal: "p"})
+		return w.do(w.applySet())
 	case n < 94:
-		return w.do(quota.Adopt{Principal: "p"})
+		return w.do(quota.Configure{Principal: "p", Defaults: someDefaults(w.pick)})
 	case n < 95:
+		return w.do(quota.Exhaust{Principal: "p"})
+	case n < 96:
+		return w.do(quota.Adopt{Principal: "p"})
+	case n < 97:
 		w.crowd()
 		return nil
 	default:
@@ -172,7 +217,7 @@ func (w *world) step() error {
 }
 
 func (w *world) passTime() {
-	switch n := w.pick(10, "time"); n {
+	switch n := w.pick(11, "time"); n {
 	case 0:
 		w.now = w.now.Add(time.Duration(w.pick(120, "seconds")) * time.Second)
 	case 1, 2: // to the very end of a window, or just before it
@@ -182,40 +227,68 @@ func (w *world) passTime() {
 		}
 		spans := []window.Span{window.Day, window.Minute, window.Hour, window.Week, window.Month, window.Year}
 		end := oneOf(w.pick, "span", spans).At(w.now, zone).End
-		if end = end.Add(-time.Duration(w.pick(2, "just before"))); end.After(w.now) {
-			w.now = end
+		w.until(end.Add(-time.Duration(w.pick(2, "just before"))))
+	case 3: // to the time of a reservation, or just before it
+		if open := w.granted((*grant).open); len(open) > 0 {
+			at := w.model.grants[oneOf(w.pick, "which", open)].expiry
+			w.until(at.Add(-time.Duration(w.pick(2, "just before"))))
 		}
 	}
+}
+
+func (w *world) until(t time.Time) {
+	if t.After(w.now) {
+		w.now = t
+	}
+}
+
+// said remembers what a caller asked.
+func (w *world) said(op quota.Op) quota.Op {
+	w.before = append(w.before, op)
+	if a, ok := op.(quota.Acquire); ok && a.RequestID != "" {
+		w.ids = append(w.ids, subject(op))
+	}
+	return op
 }
 
 func (w *world) acquire() quota.Acquire {
 	op := quota.Acquire{
 		Principal: oneOf(w.pick, "principal", []string{"p", "p", "q"}),
-		Bucket:    oneOf(w.pick, "bucket", worldNames),
-		RequestID: oneOf(w.pick, "id", []string{"", "", "", "", "", "", "1", "2", "3", "4", "5", "6"}),
+		Bucket:    oneOf(w.pick, "bucket", w.names),
+		RequestID: oneOf(w.pick, "id", []string{"", "", "", "", "1", "2", "3"}),
 	}
-	charges := []int{1, 1, 1, 0, 2, 2, 3, 4}[w.pick(8, "charges")]
-	for range charges {
-		c := w.charge()
-		taken := false
-		for _, d := range op.Charges {
-			taken = taken || d.Bucket == c.Bucket && d.Unit == c.Unit
-		}
-		if !taken {
-			op.Charges = append(op.Charges, c)
+	if w.pick(2, "reserve") == 0 {
+		op.Reserve, op.Hold = true, oneOf(w.pick, "hold", worldHolds)
+		if w.pick(8, "old id") > 0 || op.RequestID == "" {
+			op.RequestID = fmt.Sprint("r", len(w.before))
 		}
 	}
+	op.Charges = w.charges([]int{1, 1, 1, 0, 2, 2, 3, 4}[w.pick(8, "charges")])
 	if len(w.ahead) > 0 && w.pick(4, "ahead") == 0 {
 		op.Charges = []quota.Charge{oneOf(w.pick, "which", w.ahead)}
 	}
-	w.before = append(w.before, op)
 	return op
+}
+
+// charges returns so many charges, but for those of the same unit and bucket.
+func (w *world) charges(n int) []quota.Charge {
+	var all []quota.Charge
+	for range n {
+		c := w.charge()
+		if !slices.ContainsFunc(all, func(d quota.Charge) bool { return d.Bucket == c.Bucket && d.Unit == c.Unit }) {
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
 func (w *world) charge() quota.Charge {
 	c := quota.Charge{
-		Bucket: oneOf(w.pick, "bucket", worldNames), Unit: oneOf(w.pick, "unit", worldUnits),
+		Bucket: oneOf(w.pick, "bucket", w.names), Unit: oneOf(w.pick, "unit", worldUnits),
 		Amount: oneOf(w.pick, "amount", worldAmounts),
+	}
+	if w.pick(8, "left out") == 0 {
+		c.Amount, c.Default = 1, true
 	}
 	if w.pick(4, "ceiling") == 0 {
 		c.Ceiling = quota.AtMost(oneOf(w.pick, "at most", []int64{4, 2, 1, 0, 10, quota.CountMax - 4, math.MaxInt64}))
@@ -224,26 +297,9 @@ func (w *world) charge() quota.Charge {
 	return c
 }
 
-// again repeats an acquire, under another id or with another content at times.
-func (w *world) again() quota.Acquire {
-	op := oneOf(w.pick, "which", w.before)
-	op.Charges = append([]quota.Charge(nil), op.Charges...)
-	switch w.pick(6, "how") {
-	case 0:
-		op.RequestID = "other"
-	case 1:
-		if len(op.Charges) > 0 {
-			op.Charges[0].Amount = 4
-		}
-	case 2:
-		op.Principal = "q"
-	}
-	return op
-}
-
 func (w *world) override() quota.SetOverride {
 	op := quota.SetOverride{
-		Principal: "p", Bucket: oneOf(w.pick, "bucket", worldNames), Unit: oneOf(w.pick, "unit", append([]quota.Unit{""}, worldUnits...)),
+		Principal: "p", Bucket: oneOf(w.pick, "bucket", w.names), Unit: oneOf(w.pick, "unit", append([]quota.Unit{""}, worldUnits...)),
 		Span: oneOf(w.pick, "span", append([]window.Span{0}, worldSpans...)),
 	}
 	if n := w.pick(8, "limit"); n > 0 {
@@ -293,7 +349,7 @@ func (w *world) applySet() quota.ApplySet {
 		}
 	}
 	for range w.pick(4, "set") {
-		op.Buckets[oneOf(w.pick, "name", worldPatterns)] = someSettings(w.pick)
+		op.Buckets[oneOf(w.pick, "name", w.patterns)] = someSettings(w.pick, w.limits)
 	}
 	return op
 }
@@ -304,33 +360,37 @@ type spent struct {
 	is  quota.Account
 }
 
-// spend brings a count near the largest there may be, as years of acquires would, or lets reservations hold a part.
+// spend brings a count near the largest there may be, as years of acquires would.
 func (w *world) spend() {
-	name, unit := oneOf(w.pick, "bucket", worldNames), oneOf(w.pick, "unit", worldUnits)
+	name, unit := oneOf(w.pick, "bucket", w.names), oneOf(w.pick, "unit", worldUnits)
 	s := w.model.inForce(name)
 	spans := countedIn(s, unit)
 	win := oneOf(w.pick, "span", spans).At(w.now, w.model.zone(s))
 	key := quota.AccountKey{Bucket: name, Unit: unit, Span: win.Span, Label: win.Label}
-	count := w.model.counts[key]
-	count.Start, count.End, count.Limit = win.Start, win.End, limitIn(s, unit, win.Span)
-	if w.pick(2, "how") == 0 {
-		count.Held = int64(w.pick(4, "held"))
-	} else {
-		near := []int64{quota.CountMax - 3, quota.CountMax, quota.CountMax - quota.AmountMax, quota.CountMax - 2*quota.AmountMax - 1}
-		count.Used = max(count.Used, oneOf(w.pick, "used", near))
+	near := []int64{quota.CountMax - 3, quota.CountMax, quota.CountMax - quota.AmountMax, quota.CountMax - 2*quota.AmountMax - 1}
+	count := w.model.account(key)
+	more := oneOf(w.pick, "used", near) - count.Used
+	if more <= 0 {
+		return
 	}
-	w.model.counts[key], w.state.accounts[key] = count, count
+	w.model.n++
+	w.model.mark(ask{key: key, win: win, declared: limitIn(s, unit, win.Span)})
+	w.model.add(&grant{n: w.model.n}, take{amount: more}, []quota.AccountKey{key})
+	count = w.model.account(key)
+	w.state.accounts[key] = count
 	w.done = append(w.done, event{w.now, spent{key, count}, quota.Done})
 }
 
 // crowd gives a bucket counts of nearly as many units as it may have on a day.
 func (w *world) crowd() {
-	name := oneOf(w.pick, "bucket", worldNames)
+	name := oneOf(w.pick, "bucket", w.names)
 	day := window.Day.At(w.now, w.model.zone(w.model.inForce(name)))
 	for i := range 62 + w.pick(3, "units") {
 		key := quota.AccountKey{Bucket: name, Unit: quota.Unit(fmt.Sprint("u", i)), Span: window.Day, Label: day.Label}
 		count := quota.Account{Start: day.Start, End: day.End}
-		w.model.counts[key], w.state.accounts[key] = count, count
+		if _, kept := w.model.marks[key]; !kept {
+			w.model.marks[key], w.state.accounts[key] = count, count
+		}
 	}
 	w.done = append(w.done, event{w.now, "a crowd of units in " + name, quota.Done})
 }

@@ -77,17 +77,24 @@ func (p *plan) readHold() error {
 			return err
 		}
 	}
-	if p.hold.extended == nil {
-		return nil
-	}
 	for i := range p.entries {
-		for _, e := range p.hold.extended.Entries {
-			if e.Key == p.entries[i].key {
-				p.entries[i].holds += e.Amount
-			}
-		}
+		p.entries[i].holds = p.hold.holds(p.entries[i].key)
 	}
 	return nil
+}
+
+// holds returns what the reservation that is added to holds of a count already.
+func (h *holding) holds(k AccountKey) int64 {
+	if h == nil || h.extended == nil {
+		return 0
+	}
+	var n int64
+	for _, e := range h.extended.Entries {
+		if e.Key == k {
+			n += e.Amount
+		}
+	}
+	return n
 }
 
 // share tells whether one reservation asks for more of a limit than it may hold.

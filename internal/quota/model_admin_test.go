@@ -11,9 +11,18 @@ import (
 
 // apply answers an op as the model sees it.
 func (m *model) apply(now time.Time, op quota.Op) answer {
+	m.n++
 	switch op := op.(type) {
 	case quota.Acquire:
 		return m.acquire(now, op)
+	case quota.Settle:
+		return m.settle(now, op)
+	case quota.Release:
+		return m.release(now, op)
+	case quota.Extend:
+		return m.extend(now, op)
+	case quota.Expire:
+		return m.expire(now, op)
 	case quota.SetBucket:
 		s := op.Settings
 		s.Source = quota.SourceAPI
@@ -38,21 +47,26 @@ func (m *model) apply(now time.Time, op quota.Op) answer {
 	}
 }
 
-// sameDeclaration compares declarations, where nil is none and the order of limits is nothing.
+// sameDeclaration compares declarations, where nil is none and the order of limits and estimates is nothing.
 func sameDeclaration(a, b *quota.Settings) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
 	}
-	sorted := func(limits []quota.Limit) []string {
+	sorted := func(s *quota.Settings) []string {
 		var lines []string
-		for _, l := range limits {
-			lines = append(lines, fmt.Sprint(l.Unit, l.Span, l.Max))
+		for _, l := range s.Limits {
+			lines = append(lines, fmt.Sprint("limit", l.Unit, l.Span, l.Max))
+		}
+		for _, e := range s.Estimates {
+			lines = append(lines, fmt.Sprint("estimate", e.Unit, e.Amount))
 		}
 		slices.Sort(lines)
 		return lines
 	}
-	return slices.Equal(sorted(a.Limits), sorted(b.Limits)) && a.Zone == b.Zone && a.OnExpiry == b.OnExpiry &&
-		a.Description == b.Description && a.Source == b.Source
+	rest := func(s quota.Settings) string {
+		return fmt.Sprint(s.Zone, s.OnExpiry, s.Source, s.MaxHold, s.MaxInFlight, s.Hold) + s.Description
+	}
+	return slices.Equal(sorted(a), sorted(b)) && rest(*a) == rest(*b)
 }
 
 func (m *model) declare(name string, after *quota.Settings) answer {
@@ -71,6 +85,7 @@ func (m *model) declare(name string, after *quota.Settings) answer {
 }
 
 func (m *model) put(name string, s *quota.Settings) {
+	m.found = nil
 	if s == nil {
 		delete(m.declared, name)
 	} else {
@@ -112,7 +127,7 @@ func (m *model) adopt() answer {
 	for name, s := range m.declared {
 		if s.Source == quota.SourceFile {
 			s.Source = quota.SourceAPI
-			m.declared[name] = s
+			m.found, m.declared[name] = nil, s
 			ans.changes = append(ans.changes, name)
 			ans.audits++
 		}
@@ -159,9 +174,9 @@ func (m *model) override(now time.Time, op quota.SetOverride) answer {
 	key := quota.AccountKey{Bucket: op.Bucket, Unit: unit, Span: span, Label: w.Label}
 	declared := m.limitAt(s, unit, w)
 	ans := answer{outcome: quota.Done, before: []quota.Balance{m.balance(key, w, declared)}}
-	if count := m.counts[key]; count.Override != op.Limit {
-		count.Override, count.Limit, count.Start, count.End = op.Limit, declared, earliest(count.Start, w.Start), w.End
-		m.counts[key] = count
+	if mark := m.marks[key]; mark.Override != op.Limit {
+		mark.Override, mark.Limit, mark.Start, mark.End = op.Limit, declared, earliest(mark.Start, w.Start), w.End
+		m.marks[key] = mark
 		ans.changed, ans.audits = []quota.AccountKey{key}, 1
 	}
 	ans.after = []quota.Balance{m.balance(key, w, declared)}
@@ -169,33 +184,25 @@ func (m *model) override(now time.Time, op quota.SetOverride) answer {
 }
 
 func (m *model) reset(now time.Time, op quota.Reset) answer {
+	if len(m.due(now)) > 0 { // what they hold may be used
+		return answer{outcome: quota.Behind}
+	}
 	ans := answer{outcome: quota.Done}
 	zone := m.zone(m.inForce(op.Bucket))
 	var keys []quota.AccountKey
-	for key, count := range m.counts {
+	for key := range m.marks {
 		meant := key.Bucket == op.Bucket && (op.Unit == "" || op.Unit == key.Unit) && (op.Span == 0 || op.Span == key.Span)
-		if meant && count.Used > 0 && key.Label == m.windows.At(key.Span, now, zone).Label {
+		if meant && m.account(key).Used > 0 && key.Label == m.windows.At(key.Span, now, zone).Label {
 			keys = append(keys, key)
 		}
 	}
-	slices.SortFunc(keys, func(a, b quota.AccountKey) int {
-		if a.Span != b.Span {
-			return int(a.Span) - int(b.Span)
-		}
-		if a.Unit < b.Unit {
-			return -1
-		}
-		return 1
-	})
 	for _, key := range keys {
-		old := m.counts[key]
 		ans.before = append(ans.before, m.standing(now, key))
-		count := old
-		count.Used, count.Receipted, count.Resets = 0, 0, count.Resets+1
-		m.counts[key] = count
+		had := m.resets[key]
+		m.resets[key] = append(had, m.n)
 		ans.after = append(ans.after, m.standing(now, key))
 		if op.ValidateOnly {
-			m.counts[key] = old
+			m.resets[key] = had
 			continue
 		}
 		ans.changed, ans.audits = append(ans.changed, key), 1

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -127,6 +128,11 @@ func TestFingerprints(t *testing.T) {
 		"another caller":         {func(a *quota.Acquire) { a.Principal = "q" }, true},
 		"defaults written out":   {func(a *quota.Acquire) { a.Charges[0].Bucket, a.Charges[0].Unit = "a/b", "calls" }, true},
 		"a number for no bound":  {func(a *quota.Acquire) { a.Charges[0].Ceiling = quota.Cap{Max: 7} }, true},
+		"an amount left out":     {func(a *quota.Acquire) { a.Charges[0].Default = true }, true}, // it is 1 to the caller
+		"a hold of no use":       {func(a *quota.Acquire) { a.Hold = time.Hour }, true},
+		"held":                   {func(a *quota.Acquire) { a.Reserve = true }, false},
+		"held for an hour":       {func(a *quota.Acquire) { a.Reserve, a.Hold = true, time.Hour }, false},
+		"held for a minute":      {func(a *quota.Acquire) { a.Reserve, a.Hold = true, time.Minute }, false},
 		"another bucket":         {func(a *quota.Acquire) { a.Bucket = "a/c" }, false},
 		"another charged bucket": {func(a *quota.Acquire) { a.Charges[0].Bucket = "a/c" }, false},
 		"another unit":           {func(a *quota.Acquire) { a.Charges[0].Unit = "tokens_" }, false},

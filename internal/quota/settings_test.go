@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -20,6 +21,15 @@ func limits(s string) []quota.Limit {
 	return ls
 }
 
+// estimates are so many of units, by turns.
+func estimates(of ...any) []quota.Estimate {
+	var es []quota.Estimate
+	for i := 0; i < len(of); i += 2 {
+		es = append(es, quota.Estimate{Unit: quota.Unit(of[i].(string)), Amount: int64(of[i+1].(int))})
+	}
+	return es
+}
+
 func TestSettingsCheck(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -33,6 +43,26 @@ func TestSettingsCheck(t *testing.T) {
 		{quota.Settings{Zone: "Local"}, `zone: time zone "Local" means another zone on every machine`},
 		{quota.Settings{OnExpiry: 2}, "on_expiry: 2 is unknown; want charge or release"},
 		{quota.Settings{Description: strings.Repeat("d", 501)}, "description: has 501 bytes; at most 500"},
+		{quota.Settings{MaxHold: 100, MaxInFlight: quota.InFlightMax, Hold: 24 * time.Hour, Estimates: estimates("calls", 1, "tokens", 1_000_000_000_000_000)}, ""},
+		{quota.Settings{MaxHold: 1, MaxInFlight: 1, Hold: time.Millisecond}, ""},
+		{quota.Settings{MaxHold: -1}, "max_hold: is -1 percent; want 1 to 100, or leave it out for the whole"},
+		{quota.Settings{MaxHold: 101}, "max_hold: is 101 percent; want 1 to 100"},
+		{quota.Settings{MaxInFlight: -1}, "max_in_flight: is -1; want 1 to 1000000000, or leave it out for any number"},
+		{quota.Settings{MaxInFlight: quota.InFlightMax + 1}, "max_in_flight: is 1000000001; want 1 to 1000000000"},
+		{quota.Settings{Hold: -1}, "hold: is -1ns; want 1ms to 24h0m0s, or leave it out for 15m0s"},
+		{quota.Settings{Hold: time.Millisecond - 1}, "hold: is 999.999µs; want"},
+		{quota.Settings{Hold: 24*time.Hour + 1}, "hold: is 24h0m0.000000001s; want"},
+		{quota.Settings{Estimates: make([]quota.Estimate, 33)}, "estimates: there are 33; at most 32"},
+		{quota.Settings{Estimates: estimates("Tokens", 1)}, `estimates: unit "Tokens"`},
+		{quota.Settings{Estimates: estimates("tokens", 0)}, "estimates: tokens is estimated at 0; want 1 to 1000000000000000"},
+		{quota.Settings{Estimates: estimates("tokens", 1_000_000_000_000_001)}, "estimates: tokens is estimated at 1000000000000001; want"},
+		{quota.Settings{Estimates: estimates("tokens", 1, "calls", 1, "tokens", 2)}, "estimates: tokens is estimated twice; keep one"},
+		{quota.Settings{Limits: limits("5, 9 tokens/month"), Estimates: estimates("calls", 5, "tokens", 9)}, ""},
+		{quota.Settings{Limits: limits("5"), Estimates: estimates("calls", 6)}, "estimates: 6 calls is more than the limit of 5 calls/day lets one reservation hold"},
+		{quota.Settings{Limits: limits("5, 9 tokens/hour"), Estimates: estimates("tokens", 10)}, "estimates: 10 tokens is more than the limit of 9 tokens/hour"},
+		{quota.Settings{Limits: limits("5"), MaxHold: 50, Estimates: estimates("calls", 3)}, ""},
+		{quota.Settings{Limits: limits("5"), MaxHold: 40, Estimates: estimates("calls", 3)}, "estimates: 3 calls is more than the limit of 5 calls/day lets one reservation hold"},
+		{quota.Settings{Limits: limits("0"), Estimates: estimates("calls", 3)}, ""}, // it is closed on purpose
 	} {
 		if err := c.s.Check(); (err == nil) != (c.want == "") || err != nil && !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("%v: %v, want %s", c.s, err, c.want)
@@ -104,6 +134,10 @@ func TestSettingsEqual(t *testing.T) {
 		"fewer limits":        {func(s *quota.Settings) { s.Limits = limits("5") }, false},
 		"more limits":         {func(s *quota.Settings) { s.Limits = limits("6, 5/hour, 7/week") }, false},
 		"no limits":           {func(s *quota.Settings) { s.Limits = nil }, false},
+		"another max_hold":    {func(s *quota.Settings) { s.MaxHold = 50 }, false},
+		"another number":      {func(s *quota.Settings) { s.MaxInFlight = 3 }, false},
+		"another hold":        {func(s *quota.Settings) { s.Hold = time.Minute }, false},
+		"estimates":           {func(s *quota.Settings) { s.Estimates = estimates("calls", 2) }, false},
 	} {
 		other := base
 		c.change(&other)
@@ -118,11 +152,13 @@ func TestSettingsEqualAndStringAgree(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawn(t)
-		a, b := someSettings(p), someSettings(p)
+		a, b := someSettings(p, 4), someSettings(p, 4)
 		if p(2, "alike") == 0 {
 			b = a
 			b.Limits = slices.Clone(a.Limits)
 			slices.Reverse(b.Limits)
+			b.Estimates = slices.Clone(a.Estimates)
+			slices.Reverse(b.Estimates)
 		}
 		if got, want := a.Equal(b), sameDeclaration(&a, &b); got != want || a.Equal(b) != b.Equal(a) {
 			t.Fatalf("%v and %v are equal: %v, want %v", a, b, got, want)
@@ -130,6 +166,9 @@ func TestSettingsEqualAndStringAgree(t *testing.T) {
 		byLine := func(x, y quota.Limit) int { return strings.Compare(x.String(), y.String()) }
 		slices.SortFunc(a.Limits, byLine)
 		slices.SortFunc(b.Limits, byLine)
+		byUnit := func(x, y quota.Estimate) int { return strings.Compare(string(x.Unit), string(y.Unit)) }
+		slices.SortFunc(a.Estimates, byUnit)
+		slices.SortFunc(b.Estimates, byUnit)
 		if got, want := a.String() == b.String(), a.Equal(b); got != want {
 			t.Fatalf("%v and %v: the lines are alike %v, want %v", a, b, got, want)
 		}

@@ -218,14 +218,14 @@ func (p *plan) unheld(r *Receipt) (Decision, error) {
 		p.charge(i, rules, c)
 		r.Hold.Charges = append(r.Hold.Charges, HeldCharge{Bucket: c.Bucket, Unit: c.Unit, Used: c.Amount})
 	}
-	if n := len(p.entries) + len(r.Entries); n > CountsMax {
-		return tooManyCounts(n), nil
-	}
 	first := len(r.Hold.Charges) - len(p.charges)
 	for _, part := range p.hold.parts {
 		r.Entries = append(r.Entries, Entry{
 			Key: p.entries[part.entry].key, Charge: first + part.charge, Used: p.charges[part.charge].Amount,
 		})
+	}
+	if n := touched(r.Entries); n > CountsMax {
+		return tooManyCounts(n), nil
 	}
 	if err := p.read(); err != nil {
 		return Decision{}, err

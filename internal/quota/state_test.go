@@ -27,10 +27,16 @@ type mapState struct {
 	audits   []quota.AuditRecord
 	windows  window.Cache
 
-	writes  int                // calls that change something
-	written []quota.AccountKey // the counts among them, in order
-	failIn  int                // the call that fails, counted down; 0 means none
-	unread  bool               // the call that failed was a reading
+	writes  int       // calls that change something
+	written []written // the counts among them, in order, each once
+	failIn  int       // the call that fails, counted down; 0 means none
+	unread  bool      // the call that failed was a reading
+}
+
+// written is a count that was written, and how it stood before.
+type written struct {
+	key quota.AccountKey
+	was quota.Account
 }
 
 // newState returns an empty ledger under which names are declared.
@@ -111,7 +117,9 @@ func (s *mapState) SetAccount(k quota.AccountKey, a quota.Account) error {
 		return errState
 	}
 	s.writes++
-	s.written = append(s.written, k)
+	if !slices.ContainsFunc(s.written, func(w written) bool { return w.key == k }) {
+		s.written = append(s.written, written{k, s.accounts[k]})
+	}
 	s.accounts[k] = a
 	return nil
 }
@@ -237,11 +245,12 @@ func (s *mapState) declared() map[string]quota.Settings {
 	return declared
 }
 
-// apply decides an op, and fails the test on an error or on an acquire that does not pass Validate.
+// apply decides an op, and fails the test on an error or on an op that does not pass Validate.
 func (s *mapState) apply(tb testing.TB, now time.Time, op quota.Op) quota.Decision {
 	tb.Helper()
-	if a, ok := op.(quota.Acquire); ok {
-		op = valid(tb, a)
+	op, ps := validated(op)
+	if ps != nil {
+		tb.Fatalf("%+v: %v", op, ps)
 	}
 	d, err := quota.Apply(s, now, op)
 	if err != nil {

@@ -509,7 +509,7 @@ type Violation struct {
 	Cap int64 `protobuf:"varint,3,opt,name=cap,proto3" json:"cap,omitempty"`
 	// Whether it was the caller's own ceiling rather than the bucket's limit.
 	Ceiling bool `protobuf:"varint,4,opt,name=ceiling,proto3" json:"ceiling,omitempty"`
-	// Whether no wait can help: the amount is above the cap itself, or the window never ends.
+	// Whether no wait can help: the amount is above the cap itself, or the window never ends and what is used leaves no room.
 	Never bool `protobuf:"varint,5,opt,name=never,proto3" json:"never,omitempty"`
 	// Whether it was the bucket's max_hold: the amount is more than one reservation may hold. cap is then that share.
 	MaxHold bool `protobuf:"varint,6,opt,name=max_hold,json=maxHold,proto3" json:"max_hold,omitempty"`
