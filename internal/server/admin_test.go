@@ -19,6 +19,7 @@ func (adminOnly) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1
 func TestAdmin(t *testing.T) {
 	t.Parallel()
 	s := New(Config{Admin: adminOnly{}, Metrics: metrics.New(metrics.Build{}), Now: time.Now})
+	t.Cleanup(s.grpc.Stop) // which was never run
 	for _, test := range []struct {
 		state    Health
 		stopping bool

@@ -228,6 +228,7 @@ func counts(t *testing.T, m *metrics.Metrics) map[string]float64 {
 func TestEveryMethodIsListed(t *testing.T) {
 	t.Parallel()
 	s := New(Config{Metrics: metrics.New(metrics.Build{}), Methods: auth.Methods(), Now: time.Now})
+	t.Cleanup(s.grpc.Stop) // which was never run
 	service.New(service.Config{}).Register(s)
 	methods := 0
 	for name, info := range s.grpc.GetServiceInfo() {
