@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
 )
@@ -19,8 +20,12 @@ import (
 // What a load may call.
 const (
 	targetAcquire = "acquire"
+	targetPairs   = "pairs" // an acquire with hold and its settlement, counted as one
 	targetEcho    = "echo"
 )
+
+// heldAmount is what each reservation holds; it is settled with as much or less.
+const heldAmount = 1000
 
 // load says what to call, how hard and for how long.
 type load struct {
@@ -45,7 +50,7 @@ type figures struct {
 	Zipf        float64 `json:"zipf"`
 	IDs         bool    `json:"ids"`
 	Seconds     float64 `json:"seconds"`
-	RPS         float64 `json:"rps"` // grants and denials
+	RPS         float64 `json:"rps"` // grants and denials; of pairs, both calls together
 	P50         float64 `json:"p50_us"`
 	P90         float64 `json:"p90_us"`
 	P99         float64 `json:"p99_us"`
@@ -57,12 +62,14 @@ type figures struct {
 
 func (l load) check() error {
 	switch {
-	case l.Target != targetAcquire && l.Target != targetEcho:
-		return fmt.Errorf("--target %q is unknown; want %s or %s", l.Target, targetAcquire, targetEcho)
+	case l.Target != targetAcquire && l.Target != targetPairs && l.Target != targetEcho:
+		return fmt.Errorf("--target %q is unknown; want %s, %s or %s", l.Target, targetAcquire, targetPairs, targetEcho)
 	case l.Connections < 1 || l.Connections > 1000:
 		return fmt.Errorf("--connections %d is out of range; want 1 to 1000", l.Connections)
 	case l.InFlight < l.Connections || l.InFlight > 100_000:
 		return fmt.Errorf("--inflight %d is out of range; want one for each connection, at most 100000", l.InFlight)
+	case l.Target == targetPairs && !l.IDs:
+		return errors.New("--target pairs needs --ids: a reservation is settled by its id")
 	case l.Keys < 1 || l.Keys > keysMax:
 		return fmt.Errorf("--keys %d is out of range; want 1 to %d", l.Keys, keysMax)
 	case l.Zipf != 0 && l.Zipf <= 1:
@@ -79,6 +86,7 @@ type caller struct {
 	conn    *grpc.ClientConn
 	method  string
 	ids     bool
+	pairs   bool
 	took    histogram
 	errors  int64
 	denials int64
@@ -105,7 +113,7 @@ func (l load) run(ctx context.Context) (figures, error) {
 	callers := make([]*caller, l.InFlight)
 	var wg sync.WaitGroup
 	for i := range callers {
-		c := &caller{picker: newPicker(l, i), conn: conns[i%len(conns)], method: method, ids: l.IDs}
+		c := &caller{picker: newPicker(l, i), conn: conns[i%len(conns)], method: method, ids: l.IDs, pairs: l.Target == targetPairs}
 		callers[i] = c
 		wg.Go(func() { c.loop(ctx, from, to) })
 	}
@@ -116,9 +124,13 @@ func (l load) run(ctx context.Context) (figures, error) {
 	return l.sum(callers)
 }
 
-// loop calls until to, and counts the calls that ended between from and to.
+// loop calls until to, and counts the calls, or pairs of them, that ended between from and to.
 func (c *caller) loop(ctx context.Context, from, to time.Time) {
 	request, response := new(quotadv1.AcquireRequest), new(quotadv1.AcquireResponse)
+	if c.pairs {
+		request.Charges = []*quotadv1.Charge{{Amount: new(int64(heldAmount))}}
+		request.Hold = new(durationpb.Duration)
+	}
 	for begun := time.Now(); begun.Before(to) && ctx.Err() == nil; {
 		request.Bucket = bucketName(c.next())
 		if c.ids {
@@ -126,6 +138,9 @@ func (c *caller) loop(ctx context.Context, from, to time.Time) {
 		}
 		response.Reset()
 		err := c.conn.Invoke(ctx, c.method, request, response)
+		if err == nil && c.pairs {
+			err = c.settle(ctx, request.GetRequestId())
+		}
 		ended := time.Now()
 		if !ended.Before(from) && ended.Before(to) {
 			c.count(ended.Sub(begun), err)
@@ -136,6 +151,15 @@ func (c *caller) loop(ctx context.Context, from, to time.Time) {
 		}
 		begun = ended
 	}
+}
+
+// settle ends a reservation with what was held, or with less.
+func (c *caller) settle(ctx context.Context, id string) error {
+	request := &quotadv1.SettleRequest{RequestId: id}
+	if c.r.IntN(2) == 0 {
+		request.Charges = []*quotadv1.Charge{{Amount: new(c.r.Int64N(heldAmount))}}
+	}
+	return c.conn.Invoke(ctx, quotadv1.QuotaService_Settle_FullMethodName, request, new(quotadv1.SettleResponse))
 }
 
 func (c *caller) count(took time.Duration, err error) {

@@ -63,7 +63,8 @@ func TestLoadOnTheWrongServer(t *testing.T) {
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
-		"--target nothing":               `--target "nothing" is unknown; want acquire or echo`,
+		"--target nothing":               `--target "nothing" is unknown; want acquire, pairs or echo`,
+		"--target pairs":                 "--target pairs needs --ids",
 		"--zipf 0.9":                     "--zipf 0.9 is out of range; want more than 1, or 0 for a uniform load",
 		"--inflight 2 --connections 4":   "--inflight 2 is out of range",
 		"--keys 0":                       "--keys 0 is out of range",
@@ -86,9 +87,9 @@ func TestUsage(t *testing.T) {
 // What is reported are medians over rounds, each round's ratio by itself, and whether they meet the bars.
 func TestReport(t *testing.T) {
 	t.Parallel()
-	s := &suite{suiteOptions: suiteOptions{rounds: 3, duration: time.Second, zipf: 1.1}, cells: make(map[cell]*comparison)}
-	for _, c := range cells() {
-		s.cells[c] = &comparison{
+	s := &suite{suiteOptions: suiteOptions{rounds: 3, duration: time.Second, zipf: 1.1}, found: make(map[cell]*comparison)}
+	for _, c := range s.cells() {
+		s.found[c] = &comparison{
 			ours: []figures{{RPS: 70, P50: 500, P99: 900}, {RPS: 20, P50: 400, P99: 1000}, {RPS: 30, P50: 450, P99: 800}},
 			echo: []figures{{RPS: 100, P50: 150}, {RPS: 10, P50: 50}, {RPS: 60, P50: 100}},
 		}
@@ -101,6 +102,8 @@ func TestReport(t *testing.T) {
 		"Facts. Medians of 3 rounds of 1.0 s",
 		"| 256 | 1 | off | 30 | 60 | 0.70 | 0.62 | met | 450 | 900 | 100 |",
 		"| 1 | 10000 | on | 30 | 60 | 0.70 |  |  | 450 | 900 | 100 |",
+		"| 256 | 1 | 30 | 60 | 0.70 | 0.30 | met | 450 | 900 | 100 |",
+		"| 64 | 10000 | 30 | 60 | 0.70 |  |  | 450 | 900 | 100 |",
 		"| receipts off | 450 | 260 + 2 x 100 = 460 | met | 800 |",
 		"| ratio | 0.60 | 0.65 | missed |",
 		"| start to first answer | 3.00 s | 2 s | missed |",

@@ -60,7 +60,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case o.serveEcho != "":
 		return serveEcho(ctx, o.serveEcho, stdout)
 	}
-	if o.load.Target == targetAcquire && !o.noSetup {
+	if o.load.Target != targetEcho && !o.noSetup {
 		if err := declare(ctx, o.load.Server); err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func parseLoad(args []string, stderr io.Writer) (options, error) {
 	var o options
 	fs := newFlags("quotabench", stderr)
 	fs.StringVar(&o.load.Server, "server", "127.0.0.1:7070", "`address` of the server; unix:///path too")
-	fs.StringVar(&o.load.Target, "target", targetAcquire, "what to call: acquire, or echo, which a quotabench --serve-echo answers")
+	fs.StringVar(&o.load.Target, "target", targetAcquire, "what to call: acquire; pairs, each an acquire with hold and its settlement; or echo, which a quotabench --serve-echo answers")
 	fs.IntVar(&o.load.Connections, "connections", 1, "connections that the callers share")
 	fs.IntVar(&o.load.InFlight, "inflight", 64, "callers, each with one call at a time")
 	fs.IntVar(&o.load.Keys, "keys", 1, "buckets to charge, from bench/0000000 on; 1 is the hot bucket")
@@ -144,7 +144,11 @@ func (f figures) write(w io.Writer, format string) error {
 	}
 	fmt.Fprintf(w, "target   %s, %d in flight on %d connections, %d keys, %s, %.1f s\n",
 		f.Target, f.InFlight, f.Connections, f.Keys, f.shape(), f.Seconds)
-	fmt.Fprintf(w, "rate     %.0f calls/s\n", f.RPS)
+	what := "calls"
+	if f.Target == targetPairs {
+		what = "pairs"
+	}
+	fmt.Fprintf(w, "rate     %.0f %s/s\n", f.RPS, what)
 	fmt.Fprintf(w, "latency  p50 %.0f us, p90 %.0f us, p99 %.0f us, p99.9 %.0f us\n", f.P50, f.P90, f.P99, f.P999)
 	fmt.Fprintf(w, "errors   %d\ndenials  %d\n", f.Errors, f.Denials)
 	if f.FirstError != "" {

@@ -17,6 +17,7 @@ type suiteOptions struct {
 	duration time.Duration
 	warmup   time.Duration
 	zipf     float64
+	pairs    bool // nothing but pairs
 	million  bool
 	buckets  int
 	dir      string
@@ -32,6 +33,7 @@ func parseSuite(args []string, stderr io.Writer) (suiteOptions, error) {
 	fs.Float64Var(&o.zipf, "zipf", 1.1, "exponent of the Zipf distribution over many buckets")
 	fs.BoolVar(&o.million, "million", true, "measure a file with many live buckets too")
 	fs.IntVar(&o.buckets, "buckets", 1_000_000, "how many these are")
+	fs.BoolVar(&o.pairs, "pairs", false, "measure nothing but reservations that are settled")
 	quick := fs.Bool("quick", false, "one short round without --million: does all of it run?")
 	fs.StringVar(&o.dir, "dir", "", "`directory` for the files, on a disk; the system's temporary one unless that is in memory, then bin/")
 	fs.StringVar(&o.quotad, "quotad", "", "the daemon's `binary`; built from ./cmd/quotad if absent")
@@ -40,6 +42,9 @@ func parseSuite(args []string, stderr io.Writer) (suiteOptions, error) {
 	}
 	if *quick {
 		o.rounds, o.duration, o.warmup, o.million = 1, 500*time.Millisecond, 200*time.Millisecond, false
+	}
+	if o.pairs {
+		o.million = false
 	}
 	if o.rounds < 1 || o.rounds > 100 || o.duration <= 0 || o.duration > time.Minute || o.warmup < 0 || o.warmup > time.Minute ||
 		o.zipf <= 1 || o.buckets < 1000 || o.buckets > keysMax {
@@ -54,18 +59,38 @@ type cell struct {
 	inFlight int
 	keys     int
 	ids      bool
+	pairs    bool // reserve and settle, rather than acquire
 }
 
 const manyKeys = 10_000
 
-// cells are all of them; those that share an echo's load stand together.
-func cells() []cell {
+// what says what is asked for, in words of one length.
+func (c cell) what() string {
+	switch {
+	case c.pairs:
+		return "held and settled"
+	case c.ids:
+		return "with receipts   "
+	}
+	return "without receipts"
+}
+
+// cells are those to measure; those that share an echo's load stand together.
+func (o suiteOptions) cells() []cell {
 	var all []cell
 	for _, inFlight := range []int{256, 64, 1} {
+		if o.pairs {
+			break
+		}
 		for _, ids := range []bool{false, true} {
 			for _, keys := range []int{1, manyKeys} {
-				all = append(all, cell{inFlight, keys, ids})
+				all = append(all, cell{inFlight: inFlight, keys: keys, ids: ids})
 			}
+		}
+	}
+	for _, inFlight := range []int{256, 64} {
+		for _, keys := range []int{1, manyKeys} {
+			all = append(all, cell{inFlight: inFlight, keys: keys, ids: true, pairs: true})
 		}
 	}
 	return all
@@ -111,14 +136,14 @@ type suite struct {
 	suiteOptions
 	progress io.Writer
 	dir      string
-	cells    map[cell]*comparison
+	found    map[cell]*comparison
 	syncs    []syncs // one for each round
 	many     *many   // nil without --million
 }
 
 func runSuite(ctx context.Context, o suiteOptions, stdout, stderr io.Writer) (err error) {
 	began, before := time.Now(), loadAverage()
-	s := &suite{suiteOptions: o, progress: stderr, cells: make(map[cell]*comparison)}
+	s := &suite{suiteOptions: o, progress: stderr, found: make(map[cell]*comparison)}
 	if s.dir, err = realDisk(o.dir); err != nil {
 		return err
 	}
@@ -174,27 +199,30 @@ func (s *suite) compare(ctx context.Context) (err error) {
 // round measures every cell once. Cells that differ in their keys alone share an echo's load, to which keys are nothing.
 func (s *suite) round(ctx context.Context, round int, quotad, echo string) error {
 	var noop figures
-	for i, c := range cells() {
+	all := s.cells()
+	for i, c := range all {
 		l := s.load(c, round)
-		if i == 0 || cells()[i-1].keys > c.keys {
+		if i == 0 || all[i-1].keys > c.keys {
 			l.Server, l.Target = echo, targetEcho
 			var err error
 			if noop, err = l.inProcess(ctx); err != nil {
 				return err
 			}
 		}
-		l.Server, l.Target = quotad, targetAcquire
+		if l.Server, l.Target = quotad, targetAcquire; c.pairs {
+			l.Target = targetPairs
+		}
 		ours, err := l.inProcess(ctx)
 		if err != nil {
 			return err
 		}
-		if s.cells[c] == nil {
-			s.cells[c] = new(comparison)
+		if s.found[c] == nil {
+			s.found[c] = new(comparison)
 		}
-		s.cells[c].ours = append(s.cells[c].ours, ours)
-		s.cells[c].echo = append(s.cells[c].echo, noop)
-		fmt.Fprintf(s.progress, "round %d of %d: %3d in flight, %5d buckets, receipts %-5t %6.0f/s, echo %6.0f/s, ratio %.2f\n",
-			round+1, s.rounds, c.inFlight, c.keys, c.ids, ours.RPS, noop.RPS, ours.RPS/noop.RPS)
+		s.found[c].ours = append(s.found[c].ours, ours)
+		s.found[c].echo = append(s.found[c].echo, noop)
+		fmt.Fprintf(s.progress, "round %d of %d: %3d in flight, %5d buckets, %s %6.0f/s, echo %6.0f/s, ratio %.2f\n",
+			round+1, s.rounds, c.inFlight, c.keys, c.what(), ours.RPS, noop.RPS, ours.RPS/noop.RPS)
 	}
 	return nil
 }

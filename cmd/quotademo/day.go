@@ -46,8 +46,14 @@ func demo(ctx context.Context, binary string, w io.Writer) (err error) {
 	if err := declare(ctx, conn); err != nil {
 		return err
 	}
+	if err := reserve(ctx, conn, w); err != nil {
+		return err
+	}
 	today := newDay()
 	if err := play(ctx, d, today, w); err != nil {
+		return err
+	}
+	if err := today.conclude(ctx, conn, w); err != nil {
 		return err
 	}
 	if err := today.audit(ctx, conn); err != nil {
@@ -64,21 +70,23 @@ func demo(ctx context.Context, binary string, w io.Writer) (err error) {
 	return nil
 }
 
-// declare sets the shared limit, in a zone whose day does not end while the demo runs.
+// declare sets the shared limits, in a zone whose day does not end while the demo runs.
 func declare(ctx context.Context, conn *grpc.ClientConn) error {
 	zone := "UTC"
 	if now := time.Now().UTC(); now.Hour() == 23 && now.Minute() >= 55 {
 		zone = "Asia/Tokyo"
 	}
-	_, err := quotadv1.NewAdminServiceClient(conn).SetBucket(ctx, &quotadv1.SetBucketRequest{
-		Bucket: &quotadv1.Bucket{
-			Name: bucket, Zone: zone, Description: "what both apps share",
-			Limits: []*quotadv1.Limit{{Unit: "calls", Window: quotadv1.Window_WINDOW_DAY, Max: limit}},
-		},
-		Reason: "the demo",
-	}, grpc.WaitForReady(true))
-	if err != nil {
-		return fmt.Errorf("declaring %s: %w", bucket, err)
+	day := func(unit string, most int64) []*quotadv1.Limit {
+		return []*quotadv1.Limit{{Unit: unit, Window: quotadv1.Window_WINDOW_DAY, Max: most}}
+	}
+	for _, b := range []*quotadv1.Bucket{
+		{Name: bucket, Zone: zone, Description: "what both apps share", Limits: day("calls", limit)},
+		{Name: spending, Zone: zone, Description: "what long calls cost", Limits: day(money, 1_000_000)},
+	} {
+		request := &quotadv1.SetBucketRequest{Bucket: b, Reason: "the demo"}
+		if _, err := quotadv1.NewAdminServiceClient(conn).SetBucket(ctx, request, grpc.WaitForReady(true)); err != nil {
+			return fmt.Errorf("declaring %s: %w", b.GetName(), err)
+		}
 	}
 	return nil
 }

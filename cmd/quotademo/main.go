@@ -1,6 +1,6 @@
 // Command quotademo plays one day of the Django app that quotad began in, against a real daemon on a fresh file: two apps
-// share a budget of 50 calls, ask hundreds of times at once, and the daemon is killed in the middle. It says which promises
-// were kept, and fails if one was not.
+// share a budget of 50 calls, ask hundreds of times at once, and the daemon is killed in the middle, while two long calls hold
+// what they may cost. It says which promises were kept, and fails if one was not.
 package main
 
 import (

@@ -29,6 +29,7 @@ type day struct {
 	resent   int   // grants that were sent once more then, and
 	replayed int   // how many of these the ledger knew
 	counted  int64 // what the ledger counts after that
+	spent    spent
 }
 
 func newDay() *day { return &day{tallies: make(map[string]*tally)} }
@@ -101,16 +102,22 @@ func (t *day) audit(ctx context.Context, conn *grpc.ClientConn) error {
 
 // count returns what the ledger says is used today.
 func count(ctx context.Context, conn *grpc.ClientConn) (int64, error) {
+	b, err := balanceOf(ctx, conn, bucket, "calls")
+	return b.GetUsed(), err
+}
+
+// balanceOf returns how a bucket's unit stands today.
+func balanceOf(ctx context.Context, conn *grpc.ClientConn, bucket, unit string) (*quotadv1.Balance, error) {
 	view, err := quotadv1.NewInspectServiceClient(conn).GetBucket(ctx, &quotadv1.GetBucketRequest{Name: bucket}, grpc.WaitForReady(true))
 	if err != nil {
-		return 0, fmt.Errorf("asking for the count of %s: %w", bucket, err)
+		return nil, fmt.Errorf("asking for the count of %s: %w", bucket, err)
 	}
 	for _, b := range view.GetBucket().GetBalances() {
-		if b.GetUnit() == "calls" && b.GetWindow() == quotadv1.Window_WINDOW_DAY {
-			return b.GetUsed(), nil
+		if b.GetUnit() == unit && b.GetWindow() == quotadv1.Window_WINDOW_DAY {
+			return b, nil
 		}
 	}
-	return 0, fmt.Errorf("asking for the count of %s: there is none", bucket)
+	return nil, fmt.Errorf("asking for the count of %s: there is none", bucket)
 }
 
 // A promise is something that must hold at the end of the day.
@@ -139,6 +146,7 @@ func (t *day) promises() []promise {
 			fmt.Sprintf("%d of %d apps had an answer to every call, with a kill -9 in between", answered, len(apps())),
 			answered == len(apps()) && !t.killed.IsZero(),
 		},
+		t.spent.promise(),
 	}
 }
 

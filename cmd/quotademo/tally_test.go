@@ -18,6 +18,7 @@ func perfect() *day {
 	}
 	t.killed = time.Unix(1_795_000_000, 0)
 	t.ledger, t.counted, t.resent, t.replayed = 50, 50, 50, 50
+	t.spent = spent{outlived: 60_000, used: 11_250}
 	return t
 }
 
@@ -37,6 +38,9 @@ func TestBroken(t *testing.T) {
 		"charged twice":           func(d *day) { d.counted++ },
 		"a call had no answer":    func(d *day) { d.tally("chat").denied-- },
 		"the daemon did not die":  func(d *day) { d.killed = time.Time{} },
+		"a hold did not last":     func(d *day) { d.spent.outlived -= 30_000 },
+		"settled as held":         func(d *day) { d.spent.used = 30_000 },
+		"not released":            func(d *day) { d.spent.held = 30_000 },
 		"no grant was sent again": func(d *day) { d.resent, d.replayed = 0, 0 },
 	} {
 		d := perfect()

@@ -49,24 +49,29 @@ func charges(r *rand.Rand) []*quotadv1.Charge {
 	}
 }
 
-// load has clients acquire until their daemon is gone, which happens after the time given, counted from the first answer.
+// load has clients acquire until their daemon is gone.
 func (c *crasher) load(d *daemon, after time.Duration) {
-	const workers = 16
 	c.before = c.len()
-	ctx, cancel := context.WithCancel(c.t.Context())
+	d.killUnder(c.chance, after, func(ctx context.Context, conn *client, r *rand.Rand) bool {
+		n := c.begin(charges(r)...)
+		_, err := conn.Acquire(ctx, n.request())
+		return c.end(n, err) != perhaps
+	})
+}
+
+// killUnder has clients call until their daemon is gone, which happens after the time given, counted from the first answer. A
+// call tells whether it was answered; a client whose call was not stops there.
+func (d *daemon) killUnder(chance *rand.Rand, after time.Duration, call func(context.Context, *client, *rand.Rand) bool) {
+	const workers = 16
+	ctx, cancel := context.WithCancel(d.t.Context())
 	defer cancel()
-	conns := []*client{d.dial(c.t), d.dial(c.t)}
+	conns := []*client{d.dial(d.t), d.dial(d.t)}
 	answered := make(chan struct{}, workers)
 	var wg sync.WaitGroup
 	for i := range workers {
-		conn, r := conns[i%len(conns)], rand.New(rand.NewPCG(c.chance.Uint64(), 0))
+		conn, r := conns[i%len(conns)], rand.New(rand.NewPCG(chance.Uint64(), 0))
 		wg.Go(func() {
-			for first := true; ctx.Err() == nil; first = false {
-				n := c.begin(charges(r)...)
-				_, err := conn.Acquire(ctx, n.request())
-				if c.end(n, err) == perhaps {
-					return
-				}
+			for first := true; ctx.Err() == nil && call(ctx, conn, r); first = false {
 				if first {
 					answered <- struct{}{}
 				}
@@ -76,7 +81,7 @@ func (c *crasher) load(d *daemon, after time.Duration) {
 	select {
 	case <-answered:
 	case <-time.After(patience):
-		c.t.Errorf("no answer within %v\n%s", patience, d.said)
+		d.t.Errorf("no answer within %v\n%s", patience, d.said)
 	}
 	// The moment of the kill is what this test is about: it has to be anywhere.
 	time.Sleep(after)
@@ -106,21 +111,21 @@ func (c *crasher) check(d *daemon) {
 }
 
 // verify reads the file of a dead daemon: checksums, and counts against receipts.
-func (c *crasher) verify() store.Report {
-	c.t.Helper()
-	engine, err := boltengine.Open(c.dir, boltengine.Options{ReadOnly: true})
+func (s *site) verify(f *findings) store.Report {
+	s.t.Helper()
+	engine, err := boltengine.Open(s.dir, boltengine.Options{ReadOnly: true})
 	if err != nil {
-		c.t.Fatalf("opening the file of the dead: %v", err)
+		s.t.Fatalf("opening the file of the dead: %v", err)
 	}
-	report, err := store.Verify(c.t.Context(), engine)
+	report, err := store.Verify(s.t.Context(), engine)
 	if err != nil {
-		c.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	if err := engine.Close(); err != nil {
-		c.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	for _, fault := range report.Faults {
-		c.faults("verify: %s", fault)
+		f.faults("verify: %s", fault)
 	}
 	return report
 }
@@ -152,7 +157,7 @@ func TestCrash(t *testing.T) {
 	for i := range cycles {
 		c.cycle()
 		if i%10 == 0 {
-			c.verify()
+			c.verify(&c.findings)
 		}
 		if faults := c.found(); len(faults) > 0 {
 			t.Fatalf("cycle %d:\n%s", i+1, strings.Join(faults, "\n"))
@@ -164,7 +169,7 @@ func TestCrash(t *testing.T) {
 	c.recall(t.Context(), conn, sample(c.chance, c.with(granted, 0), portion(10_000, 1000, 1_000_000)))
 	low := conn.used(t, "crash")["crash/low"]
 	d.stop()
-	report := c.verify()
+	report := c.verify(&c.findings)
 	if faults := c.found(); len(faults) > 0 {
 		t.Fatal(strings.Join(faults, "\n"))
 	}

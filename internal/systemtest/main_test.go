@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -51,7 +52,22 @@ func buildAndRun(m *testing.M) (code int, err error) {
 	if err := os.Setenv(built, binary); err != nil {
 		return 1, err
 	}
+	if err := moreAtOnce(); err != nil {
+		return 1, err
+	}
 	return m.Run(), nil
+}
+
+// moreAtOnce has twice as many tests run at a time as there are processors, if nobody said how many: they wait for disks and for
+// processes to begin and end more than they compute.
+func moreAtOnce() error {
+	const name = "test.parallel"
+	said := false
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == name })
+	if said {
+		return nil
+	}
+	return flag.Set(name, strconv.Itoa(2*runtime.GOMAXPROCS(0)))
 }
 
 // long reports whether the suites that take minutes are asked for.

@@ -3,6 +3,7 @@ package systemtest_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -26,14 +27,8 @@ const (
 
 // conclude reads the end of an acquire.
 func conclude(err error) answer {
-	s := status.Convert(err)
-	reason := ""
-	for _, detail := range s.Details() {
-		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == "quotad" {
-			reason = info.GetReason()
-		}
-	}
-	switch s.Code() {
+	reason := reasonOf(err)
+	switch status.Code(err) {
 	case codes.OK:
 		return granted
 	case codes.ResourceExhausted:
@@ -52,6 +47,38 @@ func conclude(err error) answer {
 	return unlawful
 }
 
+// reasonOf returns why quotad refused; "" if it was not quotad that did.
+func reasonOf(err error) string {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == "quotad" {
+			return info.GetReason()
+		}
+	}
+	return ""
+}
+
+// findings are what was found to be wrong. Safe for concurrent use.
+type findings struct {
+	mu  sync.Mutex
+	all []string
+}
+
+// faults adds one, unless there are many already.
+func (f *findings) faults(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.all) < 20 {
+		f.all = append(f.all, fmt.Sprintf(format, args...))
+	}
+}
+
+// found returns the faults that were found so far.
+func (f *findings) found() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.all)
+}
+
 // A note is what the clients know of one acquire.
 type note struct {
 	id      string
@@ -65,9 +92,9 @@ func (n *note) request() *quotadv1.AcquireRequest {
 
 // notes are all that the clients know, against which the ledger is held. Safe for concurrent use.
 type notes struct {
-	mu    sync.Mutex
-	all   []*note
-	fault []string
+	findings
+	mu  sync.Mutex
+	all []*note
 }
 
 // begin notes that an acquire is about to be sent.
@@ -88,20 +115,6 @@ func (ns *notes) end(n *note, err error) answer {
 		ns.faults("%s: an answer that the contract does not have: %v", n.id, err)
 	}
 	return a
-}
-
-// faults adds one, unless there are many already. Called with mu held.
-func (ns *notes) faults(format string, args ...any) {
-	if len(ns.fault) < 20 {
-		ns.fault = append(ns.fault, fmt.Sprintf(format, args...))
-	}
-}
-
-// found returns the faults that were found so far.
-func (ns *notes) found() []string {
-	ns.mu.Lock()
-	defer ns.mu.Unlock()
-	return append([]string(nil), ns.fault...)
 }
 
 // with returns the acquires that ended in a certain way, from the one numbered from on.
@@ -181,8 +194,8 @@ func acquire(ctx context.Context, c *client, n *note) error {
 }
 
 // each runs fn for all, many at a time.
-func each(all []*note, fn func(*note)) {
-	work := make(chan *note)
+func each[T any](all []T, fn func(T)) {
+	work := make(chan T)
 	var wg sync.WaitGroup
 	for range min(64, len(all)) {
 		wg.Go(func() {

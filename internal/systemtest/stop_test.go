@@ -48,7 +48,7 @@ func TestStopUnderLoad(t *testing.T) {
 	d.stop()
 	cancel()
 	wg.Wait()
-	report := c.verify()
+	report := c.verify(&c.findings)
 	if !report.Clean {
 		t.Error("the file does not say that the daemon stopped in order")
 	}
