@@ -21,7 +21,7 @@ var ErrSchema = errors.New("store: unknown layout")
 func (s *Store) boot(ctx context.Context) error {
 	err := s.engine.Update(ctx, func(tx Tx) error {
 		st := newState(tx, s.o.Now(), &s.windows, &s.books)
-		schema, err := checkSchema(tx)
+		schema, err := checkSchema(tx, Schema)
 		if err != nil {
 			return err
 		}
@@ -47,15 +47,15 @@ func (s *Store) boot(ctx context.Context) error {
 	return s.checkOpenWindows(ctx)
 }
 
-// checkSchema returns the layout that there is, 0 if there is nothing yet, and refuses what it does not know.
-func checkSchema(tx Tx) (schema int64, err error) {
+// checkSchema returns the layout that there is, 0 if there is nothing yet, and refuses what is newer than known.
+func checkSchema(tx Tx, known int64) (schema int64, err error) {
 	st := state{tx: tx}
 	schema, err = st.number(spaceMeta, keySchema)
-	if err != nil || 1 <= schema && schema <= Schema {
+	if err != nil || 1 <= schema && schema <= known {
 		return schema, err
 	}
 	if schema != 0 {
-		return 0, fmt.Errorf("%w: the ledger has layout %d, this quotad knows %d: use the newer quotad that wrote it", ErrSchema, schema, Schema)
+		return 0, fmt.Errorf("%w: the ledger has layout %d, this quotad knows %d: use the newer quotad that wrote it", ErrSchema, schema, known)
 	}
 	empty := true
 	err = tx.Spaces("", func(string) bool { empty = false; return false })

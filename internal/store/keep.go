@@ -35,7 +35,7 @@ func (s *Store) keep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.wake:
-			if wait, some := s.wait(); some {
+			if wait, some := s.wait(); some && begun { // else what is due at the start is still to come, and all else with it
 				expiry.Reset(wait)
 			}
 		case <-expiry.C:
@@ -130,8 +130,27 @@ func (s *state) holds(space string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	due, err := s.Due(w.End.Add(quota.HoldMax), 1)
-	return len(due) > 0, err
+	last := w.End.Add(quota.HoldMax)
+	due, err := s.Due(last, 1)
+	if err != nil || len(due) > 0 {
+		return len(due) > 0, err
+	}
+	// Those with a damaged record are left. They are open until somebody has looked at them, and their receipts tell of what.
+	held := false
+	var bad error
+	err = s.tx.Scan(spaceExpiries, "", func(key string, _ []byte) bool {
+		at, k, err := parseExpiryKey(key)
+		if err == nil {
+			var receipt []byte
+			receipt, bad = s.tx.Get(space, receiptKey(k))
+			held = receipt != nil
+		}
+		return bad == nil && !held && !at.After(last)
+	})
+	if err == nil {
+		err = bad
+	}
+	return held, err
 }
 
 // takeAway deletes the first keys of a space, or the whole of it if there are no more.

@@ -115,7 +115,7 @@ func expiryKey(at time.Time, k quota.ReceiptKey) string { return expiryKeyOf(at,
 // expiryKeyOf is expiryKey for a reservation by the key of its receipt.
 func expiryKeyOf(at time.Time, receipt string) string {
 	key := make([]byte, 0, 160)
-	key = binary.BigEndian.AppendUint64(key, uint64(at.UnixMilli())) //nolint:gosec // no time of a ledger is before 1970
+	key = binary.BigEndian.AppendUint64(key, uint64(at.UnixMilli()))
 	return string(append(key, receipt...))
 }
 

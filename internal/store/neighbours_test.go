@@ -39,6 +39,7 @@ func TestNeighbours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &hooks{Engine: memengine.New(), after: func() { time.Sleep(time.Millisecond) }}
 		s := open(t, e, store.Options{Defaults: fifty})
+		synctest.Wait() // the keeper has looked, and reads no hooks while they are set
 		e.tx = func(tx store.Tx) store.Tx { return picky{tx} }
 		var callers sync.WaitGroup
 		callers.Go(func() { do(t, s, acquire("first", ""), quota.Done) })

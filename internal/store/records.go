@@ -194,10 +194,11 @@ func appendPhase(buf []byte, r quota.Receipt) []byte {
 func (d *decoder) phase(r *quota.Receipt) {
 	r.Phase = quota.Phase(d.byte())
 	flags := d.byte()
-	if r.Phase > quota.PhaseExpired || flags > hasHold|isReleasedOnExpiry|isLate {
-		d.bad = true
+	if flags == 0 && r.Phase == quota.PhaseReleased { // a plain acquire
+		return
 	}
-	if flags&hasHold == 0 {
+	if r.Phase == quota.PhaseUsed || r.Phase > quota.PhaseExpired || flags&hasHold == 0 || flags > hasHold|isReleasedOnExpiry|isLate {
+		d.bad = true
 		return
 	}
 	h := &quota.Hold{Late: flags&isLate != 0, Bucket: quota.Bucket(d.shared(""))}
@@ -209,7 +210,7 @@ func (d *decoder) phase(r *quota.Receipt) {
 		h.Ended = time.UnixMilli(ended).UTC()
 	}
 	n := d.count()
-	if n > int64(len(d.rest)) {
+	if n == 0 || n > int64(len(d.rest)) {
 		d.bad = true
 	}
 	last := quota.HeldCharge{Bucket: h.Bucket}

@@ -181,18 +181,23 @@ func (s *state) Receipt(k quota.ReceiptKey) (quota.Receipt, bool, error) {
 // stray is a receipt that was found in the space of another date than today's.
 type stray struct{ key, space string }
 
-// SetReceipt keeps a receipt in the space of today. If it was in another one it moves, so that it lives for as long again.
+// SetReceipt keeps a receipt in the space of today. If it was in an older one it moves, so that it lives for as long again; in one of
+// a later date, by a clock that was wrong and has been set right, it stays, so that it does not leave before its counts are history.
 func (s *state) SetReceipt(k quota.ReceiptKey, r quota.Receipt) error {
-	key := s.receiptKey(k)
+	key, space := s.receiptKey(k), s.todaysReceipts()
 	if i := slices.IndexFunc(s.strays, func(at stray) bool { return at.key == key }); i >= 0 {
-		s.writes++
-		if err := s.tx.Delete(s.strays[i].space, key); err != nil {
-			return fmt.Errorf("moving %q out of %s: %w", key, s.strays[i].space, err)
+		if s.strays[i].space > space {
+			space = s.strays[i].space
+		} else {
+			s.writes++
+			if err := s.tx.Delete(s.strays[i].space, key); err != nil {
+				return fmt.Errorf("moving %q out of %s: %w", key, s.strays[i].space, err)
+			}
+			s.strays = slices.Delete(s.strays, i, i+1)
 		}
-		s.strays = slices.Delete(s.strays, i, i+1)
 	}
 	s.buf = appendReceipt(s.buf[:0], r)
-	return s.put(s.todaysReceipts(), key, s.buf)
+	return s.put(space, key, s.buf)
 }
 
 // todaysReceipts names the space in which receipts are written now.

@@ -24,7 +24,7 @@ type Store struct {
 	engine    Engine
 	o         Options
 	log       *slog.Logger
-	committer *groupcommit.Committer[request, quota.Decision]
+	committer *groupcommit.Committer[request, *quota.Decision]
 	books     books
 
 	clock *clock
@@ -100,8 +100,11 @@ func Open(ctx context.Context, e Engine, o Options) (*Store, error) {
 func (s *Store) Apply(ctx context.Context, op quota.Op) (quota.Decision, error) {
 	for {
 		d, err := s.do(ctx, request{op: op})
-		if err != nil || d.Outcome != quota.Behind {
-			return d, err
+		if err != nil {
+			return quota.Decision{}, err
+		}
+		if d.Outcome != quota.Behind {
+			return *d, nil
 		}
 		if err := s.catchUp(ctx); err != nil {
 			return quota.Decision{}, err
@@ -109,7 +112,7 @@ func (s *Store) Apply(ctx context.Context, op quota.Op) (quota.Decision, error) 
 	}
 }
 
-func (s *Store) do(ctx context.Context, r request) (quota.Decision, error) {
+func (s *Store) do(ctx context.Context, r request) (*quota.Decision, error) {
 	d, err := s.committer.Do(ctx, r)
 	switch {
 	case errors.Is(err, groupcommit.ErrOverloaded):
@@ -121,7 +124,7 @@ func (s *Store) do(ctx context.Context, r request) (quota.Decision, error) {
 }
 
 // commit decides a batch in one transaction. It reads the clock once. Only the writer calls it.
-func (s *Store) commit(ops []request, results []groupcommit.Result[quota.Decision]) error {
+func (s *Store) commit(ops []request, results []groupcommit.Result[*quota.Decision]) error {
 	began := s.o.Uptime()
 	now := s.clock.read()
 	wrote, err := s.write(now, ops, results)
@@ -138,7 +141,7 @@ func (s *Store) commit(ops []request, results []groupcommit.Result[quota.Decisio
 
 // writeSingly gives each op a transaction of its own, and marks the result of each that failed. fault is why the engine failed, if
 // it did: it then goes to all that follow.
-func (s *Store) writeSingly(now time.Time, ops []request, results []groupcommit.Result[quota.Decision]) (wrote bool, fault error) {
+func (s *Store) writeSingly(now time.Time, ops []request, results []groupcommit.Result[*quota.Decision]) (wrote bool, fault error) {
 	for i := range ops {
 		if fault != nil {
 			results[i].Err = fault
@@ -162,7 +165,7 @@ func engineFault(err error) bool {
 }
 
 // write decides ops in one transaction, and tells whether anything had to be made durable.
-func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result[quota.Decision]) (wrote bool, err error) {
+func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result[*quota.Decision]) (wrote bool, err error) {
 	var st *state
 	err = s.broken()
 	if err == nil {
@@ -190,9 +193,9 @@ func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result
 }
 
 // decide runs the ops one after the other. An op that meets a damaged record is refused by itself.
-func (s *Store) decide(st *state, ops []request, results []groupcommit.Result[quota.Decision]) error {
+func (s *Store) decide(st *state, ops []request, results []groupcommit.Result[*quota.Decision]) error {
 	for i, r := range ops {
-		results[i] = groupcommit.Result[quota.Decision]{} // an engine may run this more than once
+		results[i] = groupcommit.Result[*quota.Decision]{} // an engine may run this more than once
 		before := st.writes
 		d, err := st.run(r)
 		if errors.Is(err, ErrCorrupt) && st.writes == before {
@@ -203,7 +206,7 @@ func (s *Store) decide(st *state, ops []request, results []groupcommit.Result[qu
 		if err != nil {
 			return err
 		}
-		results[i].Value = d
+		results[i].Value = &d
 	}
 	if err := st.flush(); err != nil {
 		return err
@@ -290,7 +293,7 @@ func (s *Store) damaged(err error) {
 }
 
 // report tells whoever listens what became of a batch.
-func (s *Store) report(ops []request, results []groupcommit.Result[quota.Decision], b Batch) {
+func (s *Store) report(ops []request, results []groupcommit.Result[*quota.Decision], b Batch) {
 	if s.o.OnBatch == nil {
 		return
 	}
@@ -301,7 +304,7 @@ func (s *Store) report(ops []request, results []groupcommit.Result[quota.Decisio
 		}
 		t := Tally{Op: r.op}
 		if b.Err == nil && results[i].Err == nil {
-			d := &results[i].Value
+			d := results[i].Value
 			t.Outcome, t.Replayed, t.Late, t.Overage = d.Outcome, d.Replayed, d.Late, d.Overage
 			t.Ended, t.Charged, t.Released = d.Ended, d.Charged, d.Released
 		}
