@@ -136,10 +136,10 @@ func (s *state) flush() error {
 }
 
 func (s *state) flushInFlight(n *number) error {
-	switch {
-	case n.n == n.was: // as many have ended as were made
+	switch n.n {
+	case n.was: // as many have ended as were made
 		return nil
-	case n.n == 0: // a bucket that nobody uses any more costs nothing
+	case 0: // a bucket that nobody uses any more costs nothing
 		if err := s.tx.Delete(spaceInFlight, string(n.bucket)); err != nil {
 			return fmt.Errorf("writing how many reservations are open on %s: %w", n.bucket, err)
 		}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math"
 	"strings"
@@ -97,6 +98,16 @@ func FuzzRecords(f *testing.F) {
 		{Key: quota.AccountKey{Bucket: "a/b", Unit: "calls", Span: window.Day, Label: "2026-11-22"}, Amount: 1},
 		{Key: quota.AccountKey{Bucket: "a", Unit: "calls", Span: window.Day, Label: "2026-11-22"}, Amount: 1},
 	}}))
+	day := quota.AccountKey{Bucket: "a/b", Unit: "calls", Span: window.Day, Label: "2026-11-22"}
+	f.Add(appendReceipt(nil, quota.Receipt{Time: time.Unix(1, 0), Phase: quota.PhaseOpen, Hold: &quota.Hold{
+		Bucket: "a/b", Expiry: time.Unix(9, 0), OnExpiry: quota.ExpiryRelease, Charges: []quota.HeldCharge{{Bucket: "a/b", Unit: "calls", Amount: 3}},
+	}, Entries: []quota.Entry{{Key: day, Amount: 3}}}))
+	f.Add(appendReceipt(nil, quota.Receipt{Time: time.Unix(1, 0), Phase: quota.PhaseSettled, Hold: &quota.Hold{
+		Bucket: "a", Expiry: time.Unix(9, 0), Ended: time.Unix(8, 0), Late: true,
+		Charges: []quota.HeldCharge{{Bucket: "a/b", Unit: "calls", Amount: 3, Used: 2}, {Bucket: "a/b", Unit: "tokens", Used: 7}},
+	}, Entries: []quota.Entry{{Key: day, Amount: 3, Used: 2, Resets: 1}, {Key: day, Used: 7, Charge: 1}}}))
+	f.Add(appendReceipt(nil, quota.Receipt{Time: time.Unix(1, 0), Phase: quota.PhaseReleased, Entries: []quota.Entry{{Key: day, Amount: 3}}}))
+	f.Add(append(binary.AppendVarint([]byte{recordVersion}, 1795348800000), "a/b"...))
 	f.Add([]byte(`1{"boots":1}`))
 	f.Add(bytes.Repeat([]byte{0xff}, 40))
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -111,6 +122,14 @@ func FuzzRecords(f *testing.F) {
 			if again, err := parseReceipt(seal(appendReceipt(nil, r), space, key), space, key); err != nil || !cmp.Equal(r, again) {
 				t.Errorf("%v, %s", err, cmp.Diff(r, again))
 			}
+			useReceipt(r)
+		}
+		expires := expiryKey(time.UnixMilli(1795348800000), quota.ReceiptKey{Principal: "local", RequestID: "id"})
+		if _, err := parseExpiry(expires, seal(bytes.Clone(body), spaceExpiries, expires)); err != nil && !errors.Is(err, ErrCorrupt) {
+			t.Error(err)
+		}
+		if at, k, err := parseExpiryKey(string(body)); err == nil && expiryKey(at, k) != string(body) || err != nil && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%v %+v, %v", at, k, err)
 		}
 		var boot bootRecord
 		if err := parseJSON(record, space, key, &boot); err != nil && !errors.Is(err, ErrCorrupt) {
@@ -120,6 +139,17 @@ func FuzzRecords(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// useReceipt does with a receipt what a reader may do with one that it was given.
+func useReceipt(r quota.Receipt) {
+	for _, e := range r.Entries {
+		_, _ = r.Used(e), r.Held(e)
+	}
+	_ = r.InFlight()
+	if v, ok := quota.ReservationOf(quota.ReceiptKey{}, r, time.Unix(1, 0)); ok || r.Phase == quota.PhaseOpen {
+		_ = v.Expiry.Equal(r.Hold.Expiry)
+	}
 }
 
 // Every space knows when its time is over, and none leaves while a promise needs it.
@@ -138,6 +168,8 @@ func TestExpired(t *testing.T) {
 		"used-ever/":             {"2999-01-01T00:00:00Z", ""},
 		"meta":                   {"2999-01-01T00:00:00Z", ""},
 		"settings":               {"2999-01-01T00:00:00Z", ""},
+		"expiries":               {"2999-01-01T00:00:00Z", ""},
+		"inflight":               {"2999-01-01T00:00:00Z", ""},
 		"somebody else's":        {"2999-01-01T00:00:00Z", ""},
 	} {
 		at := func(s string) time.Time {
