@@ -144,7 +144,7 @@ func (d *daemon) openLedger(ctx context.Context) error {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
 	d.ledger = ledger
-	d.metrics.SetStatus(func() store.Status { return ledger.Status(context.WithoutCancel(ctx)) })
+	d.metrics.SetStatus(func() store.Status { return scraped(context.WithoutCancel(ctx), ledger) })
 	s := ledger.Status(ctx)
 	d.log.Info("ledger is open", "engine", d.engineName, "data", d.c.Data, "bytes", s.Bytes, "declared", s.Declared,
 		"default", d.c.Defaults.String(), "ledger_time", s.LedgerTime, "stopped_in_order", s.CleanStop, "took", time.Since(began))
@@ -297,4 +297,14 @@ func (d *daemon) problems() []string {
 		return nil
 	}
 	return d.buckets.problems()
+}
+
+// scraped is the state of the ledger with what a scrape shows besides, and nobody else has to wait for.
+func scraped(ctx context.Context, ledger *store.Store) store.Status {
+	s := ledger.Status(ctx)
+	var err error
+	if s.Oldest, err = ledger.Oldest(ctx); err != nil {
+		s.Problems = append(s.Problems, err.Error())
+	}
+	return s
 }

@@ -38,7 +38,11 @@ func ledgerWith(t *testing.T, m *Metrics) *store.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.SetStatus(func() store.Status { return s.Status(t.Context()) })
+	m.SetStatus(func() store.Status {
+		st := s.Status(t.Context())
+		st.Oldest, _ = s.Oldest(t.Context())
+		return st
+	})
 	var limits []quota.Limit
 	for _, u := range []quota.Unit{"calls", "tokens", "usd_micros", "pages"} {
 		limits = append(limits, quota.Limit{Unit: u, Span: window.Day, Max: 10})

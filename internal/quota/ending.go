@@ -15,7 +15,8 @@ type ending struct {
 	was   Receipt // as it stood
 	extra *plan   // what was used and not held; nil if nothing was
 
-	counts []count // those that it touches, each once
+	counts []count            // those that it touches, each once
+	places map[AccountKey]int // of counts, once there are many
 }
 
 // count is one count that an ending changes.
@@ -57,7 +58,7 @@ func (e *ending) end(r Receipt, phase Phase) (Decision, error) {
 
 // count returns the place of a count among those that are touched.
 func (e *ending) count(k AccountKey) (int, error) {
-	if i := slices.IndexFunc(e.counts, func(c count) bool { return c.key == k }); i >= 0 {
+	if i := e.place(k); i >= 0 {
 		return i, nil
 	}
 	a, kept, err := e.state.Account(k)
@@ -74,7 +75,28 @@ func (e *ending) count(k AccountKey) (int, error) {
 		}
 	}
 	e.counts = append(e.counts, c)
+	if e.places != nil {
+		e.places[k] = len(e.counts) - 1
+	}
 	return len(e.counts) - 1, nil
+}
+
+// place returns where a count is among those that are touched; -1 if it is not yet.
+func (e *ending) place(k AccountKey) int {
+	const many = 16
+	if len(e.counts) < many {
+		return slices.IndexFunc(e.counts, func(c count) bool { return c.key == k })
+	}
+	if e.places == nil {
+		e.places = make(map[AccountKey]int)
+		for i, c := range e.counts {
+			e.places[c.key] = i
+		}
+	}
+	if i, ok := e.places[k]; ok {
+		return i
+	}
+	return -1
 }
 
 // charge moves one entry's amounts: had is what it had in its count's used, and x.Used what was used, which is left at what is in
@@ -92,10 +114,10 @@ func (e *ending) charge(c *count, x *Entry, had int64) {
 		x.Used = max(0, x.Used)
 		had = 0
 	}
-	x.Used = min(x.Used, UsedMax-a.Used)
+	x.Used = max(min(x.Used, UsedMax-a.Used), -min(a.Used, a.Receipted)) // likewise, no count goes below 0 whatever has become of it
 	a.Used += x.Used
 	a.Receipted += x.Used
-	x.Used += had
+	x.Used = max(0, x.Used+had)
 }
 
 // before returns what entry i had in its count's used. Entries that a settlement adds come last, and had nothing.

@@ -17,10 +17,14 @@ func expire(s State, now time.Time, op Expire) (Decision, error) {
 		}
 	}
 	for _, id := range due {
-		released, err := expireOne(s, now, id)
+		if d.Work >= EntriesMax*2 { // a few that are large take as long as many
+			break
+		}
+		released, entries, err := expireOne(s, now, id)
 		if err != nil {
 			return Decision{}, err
 		}
+		d.Work += entries
 		if released {
 			d.Released++
 		} else {
@@ -32,13 +36,13 @@ func expire(s State, now time.Time, op Expire) (Decision, error) {
 	return d, err
 }
 
-func expireOne(s State, now time.Time, id ReceiptKey) (released bool, err error) {
+func expireOne(s State, now time.Time, id ReceiptKey) (released bool, entries int, err error) {
 	was, seen, err := s.Receipt(id)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	if !seen || was.Phase != PhaseOpen {
-		return false, fmt.Errorf("reservation %q of %q is due, and is not open", id.RequestID, id.Principal)
+		return false, 0, fmt.Errorf("reservation %q of %q is due, and is not open", id.RequestID, id.Principal)
 	}
 	r := was
 	r.Hold, r.Entries = was.Hold.clone(), slices.Clone(was.Entries)
@@ -51,5 +55,5 @@ func expireOne(s State, now time.Time, id ReceiptKey) (released bool, err error)
 	}
 	e := ending{state: s, now: now, id: id, was: was}
 	_, err = e.end(r, PhaseExpired)
-	return released, err
+	return released, len(r.Entries), err
 }

@@ -24,9 +24,9 @@ func extend(s State, now time.Time, op Extend) (Decision, error) {
 		case err != nil:
 			return Decision{}, err
 		case seen && x.Fingerprint != op.sum:
-			return Decision{Outcome: IDReused, Detail: op.ExtendID}, nil
+			return Decision{Outcome: IDReused, Field: "extend_id", Detail: op.ExtendID}, nil
 		case seen:
-			return replay(s, now, r)
+			return repeat(s, now, id, r)
 		}
 	}
 	switch {
@@ -49,10 +49,43 @@ func extend(s State, now time.Time, op Extend) (Decision, error) {
 		}
 	}
 	p.record(&r)
-	if n := touched(r.Entries); n > CountsMax {
-		return tooManyCounts(n), nil
+	if refusal := r.tooLarge(); refusal.Outcome != 0 {
+		return refusal, nil
 	}
 	return p.keepExtension(s, id, extension, r, expiry, op.sum)
+}
+
+// tooLarge refuses what would make a reservation more than it may become, however often it is extended: the counts that it touches,
+// what is kept of it, and the sums of what it holds are bounded.
+func (r Receipt) tooLarge() Decision {
+	if n := touched(r.Entries); n > CountsMax {
+		return tooManyHeld(n)
+	}
+	var ps Problems
+	if n := len(r.Entries); n > EntriesMax {
+		ps.Add("charges", "would make the reservation keep %d parts; at most %d: settle it, and acquire anew", n, EntriesMax)
+	}
+	left := make(map[[2]string]int64)
+	for _, c := range r.Hold.Charges {
+		k := [2]string{string(c.Bucket), string(c.Unit)}
+		if _, ok := left[k]; !ok {
+			left[k] = CountMax
+		}
+		if left[k] -= c.Amount; left[k] < 0 {
+			ps.Add("charges", "would make the reservation hold more than %d %s of %s", CountMax, c.Unit, c.Bucket)
+			break
+		}
+	}
+	if ps != nil {
+		return Decision{Outcome: Invalid, Problems: ps}
+	}
+	return Decision{}
+}
+
+func tooManyHeld(n int) Decision {
+	var ps Problems
+	ps.Add("charges", "would make the reservation touch %d counts, over all buckets, parents and windows; at most %d in one", n, CountsMax)
+	return Decision{Outcome: Invalid, Problems: ps}
 }
 
 // planExtension lays out what is taken on top; nothing where nothing is.

@@ -17,6 +17,9 @@ const (
 	// CountsMax is how many counts one request may touch, over its charges, their parents and windows: all of them are read and
 	// written by one writer, while every other request waits.
 	CountsMax = 256
+	// EntriesMax is how many parts the receipt of a reservation may have: one for each charge and count that it touches, those of its
+	// extensions included. The largest acquire stays below it.
+	EntriesMax = 2048
 	// UnitsMax is how many units a bucket may have counts of on one day before a unit that it does not limit is refused there.
 	// It bounds what a client can do that puts something of its own into the unit, such as an id.
 	UnitsMax = 64
@@ -57,6 +60,7 @@ const (
 	_ = uint64(1<<63 - 1 - CountMax - ChargesMax*AmountMax) // and above it without overflow
 	_ = uint(UnitsMax - LimitsMax)                          // the units that a bucket limits never use up all there may be
 	_ = uint(CountsMax - ChargesMax*SegmentsMax)            // the largest request fits where each bucket counts it in one window
+	_ = uint(EntriesMax - ChargesMax*SegmentsMax*7)         // seven windows
 	_ = uint64(1<<63 - 1 - UsedMax - CountMax)              // used and held, both at their most, do not overflow
 	_ = uint64(UsedMax - CountMax)
 	_ = uint64(ReceiptLife - HoldMax)

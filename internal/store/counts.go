@@ -115,8 +115,10 @@ func (s *state) SetInFlight(b quota.Bucket, open int64) error {
 	return nil
 }
 
-// flush writes the counts that were changed.
+// flush writes the counts that were changed. They have been counted as writes when they were set.
 func (s *state) flush() error {
+	writes := s.writes
+	defer func() { s.writes = writes }()
 	for _, c := range s.counts.dirty {
 		s.buf = appendAccount(s.buf[:0], c.account)
 		if err := s.put(c.space, c.key, s.buf); err != nil {

@@ -50,6 +50,8 @@ type rough struct {
 	mu     sync.Mutex // guards what follows
 	rng    *rand.Rand
 	store  *store.Store
+	parts  int           // how many writes after that may belong to the same batch
+	fullAt time.Time     // when there was no room last, by the ledger's time
 	left   int           // how many writes there are to the last; 0 or less means any number
 	dead   bool          // that was the last
 	stamp  int64         // when it died
@@ -82,6 +84,11 @@ func (r *rough) fate() (keep bool, pause time.Duration, err error) {
 	switch {
 	case r.dead:
 		return false, 0, store.ErrUnknown
+	case r.parts > 0 && r.store.Now().Equal(r.fullAt): // the parts of a batch for which there was no room are decided at one time
+		pause = 0
+		r.parts--
+	}
+	switch {
 	case r.w.calm.Load(), r.w.over.Load():
 		return true, pause, nil
 	case r.left == staleBy && r.w.broken.stale:
@@ -92,6 +99,9 @@ func (r *rough) fate() (keep bool, pause time.Duration, err error) {
 		return r.rng.IntN(2) == 0, pause, fmt.Errorf("%w: died", store.ErrUnknown)
 	}
 	if r.rng.IntN(12) == 0 {
+		if r.store != nil {
+			r.fullAt, r.parts = r.store.Now(), 2*historyClients
+		}
 		return false, 0, fmt.Errorf("%w: by chance", store.ErrFull)
 	}
 	return true, pause, nil

@@ -184,12 +184,23 @@ func replayed(r *modelRequest) answered {
 	return want
 }
 
+// repeated is replayed, unless what was granted has been given back.
+func (m *modelState) repeated(r *modelRequest) answered {
+	switch {
+	case r.phase == isReleased:
+		return answered{outcome: quota.AlreadyReleased}
+	case r.phase == isExpired && r.child == givingBack:
+		return answered{outcome: quota.AlreadyExpired}
+	}
+	return replayed(r)
+}
+
 func (m *modelState) acquire(r *modelRequest, in asked) answered {
 	switch {
 	case r.phase != isUnseen && int64(r.first) != in.amount:
 		return answered{outcome: quota.IDReused}
 	case r.phase != isUnseen:
-		return replayed(r)
+		return m.repeated(r)
 	}
 	fresh := modelRequest{phase: isPlain, hold: in.hold > 0, child: int8(in.place), first: int8(in.amount)}
 	if refused := m.refuse(&fresh, in); refused != nil {
@@ -316,7 +327,7 @@ func (m *modelState) extend(r *modelRequest, in asked) answered {
 		switch r.extended[in.extension-1] {
 		case content{}:
 		case asks:
-			return replayed(r)
+			return m.repeated(r)
 		default:
 			return answered{outcome: quota.IDReused}
 		}

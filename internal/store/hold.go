@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/quotad/quotad/internal/quota"
@@ -65,12 +66,41 @@ func parseExpiry(key string, record []byte) (x expiry, err error) {
 	return x, err
 }
 
+// passed is how far the front of the index of expiries is known to be damaged, in this run. What was found damaged stays so, and
+// what is made later expires later: nobody has to look at these again.
+type passed struct {
+	mu  sync.Mutex
+	key string // the last of them; "" if there are none
+}
+
+func (p *passed) get() string {
+	if p == nil {
+		return ""
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.key
+}
+
+func (p *passed) set(key string) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.key = max(p.key, key)
+}
+
 // Due returns reservations whose time is over, the first to expire first. One with a damaged record is left out: it stays held,
 // as nobody can say what it holds, and the problem is shown.
 func (s *state) Due(now time.Time, most int) ([]quota.ReceiptKey, error) {
 	var due []quota.ReceiptKey
 	var bad error
-	err := s.tx.Scan(spaceExpiries, "", func(key string, _ []byte) bool {
+	front := s.passed.get()
+	err := s.tx.Scan(spaceExpiries, front, func(key string, _ []byte) bool {
+		if key == front {
+			return true
+		}
 		at, k, err := parseExpiryKey(key)
 		if err == nil && at.After(now) {
 			return false
@@ -81,6 +111,9 @@ func (s *state) Due(now time.Time, most int) ([]quota.ReceiptKey, error) {
 		switch {
 		case errors.Is(err, ErrCorrupt):
 			s.met(err)
+			if len(due) == 0 {
+				s.passed.set(key)
+			}
 			return true
 		case err != nil:
 			bad = err
@@ -135,12 +168,18 @@ func (s *state) keepOpen() error {
 	return s.putNumber(spaceMeta, keyOpen, n+s.opened)
 }
 
-// catchUp expires all that is due.
+// catchUp expires all that is due. Where there is no room for many in one transaction there may be for fewer: each writes some
+// pages anew before it frees others.
 func (s *Store) catchUp(ctx context.Context) error {
-	for {
-		d, err := s.do(ctx, request{op: quota.Expire{Max: expireMax}})
-		if err != nil || !d.More {
+	for most := expireMax; ; {
+		d, err := s.do(ctx, request{op: quota.Expire{Max: most}})
+		switch {
+		case errors.Is(err, ErrFull) && most > 1:
+			most /= 2
+		case err != nil || !d.More:
 			return err
+		default:
+			most = min(2*most, expireMax)
 		}
 	}
 }

@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	keepEvery  = 15 * time.Minute // how often the store looks for what is due to leave
-	retryEvery = 5 * time.Second  // how often a full store tries whether there is room again
-	shortLife  = 48 * time.Hour   // how long counts of minutes and hours stay after their date
+	keepEvery   = 15 * time.Minute // how often the store looks for what is due to leave
+	fullSilence = time.Minute      // how long nothing more is said of a want of room that comes and goes
+	retryEvery  = 5 * time.Second  // how often a full store tries whether there is room again
+	shortLife   = 48 * time.Hour   // how long counts of minutes and hours stay after their date
 
 	// dropPiece is how many keys leave in one transaction at most: about a millisecond's work.
 	dropPiece = 1024

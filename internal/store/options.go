@@ -64,7 +64,7 @@ type Status struct {
 	Commits      int64     // transactions made durable since the start
 	Undeclared   int64     // undeclared names with a count today
 	Open         int64     // reservations that are open
-	Oldest       time.Time // when the oldest of them was made, among the first 20,000 to expire; zero if none is open
+	Oldest       time.Time // when the oldest of them was made; left out by Store.Status, as Store.Oldest has to look for it
 	Defaults     quota.Defaults
 	Declared     int           // buckets and patterns
 	Retain       time.Duration // see Options

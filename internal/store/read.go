@@ -47,7 +47,9 @@ func (s *Store) snapshot(ctx context.Context, fn func(*state) error) error {
 		return err
 	}
 	return s.engine.View(ctx, func(tx Tx) error {
-		return fn(newState(tx, s.Now(), new(window.Cache), &s.books))
+		st := newState(tx, s.Now(), new(window.Cache), &s.books)
+		st.damaged, st.passed = s.damaged, &s.passed
+		return fn(st)
 	})
 }
 
@@ -432,10 +434,7 @@ func (s *Store) Status(ctx context.Context) Status {
 		if st.Undeclared, err = v.number(namesAt+window.Day.At(v.now, zone).Label, keyCount); err != nil {
 			return err
 		}
-		if st.Open, err = v.number(spaceMeta, keyOpen); err != nil {
-			return err
-		}
-		st.Oldest, err = v.oldest()
+		st.Open, err = v.number(spaceMeta, keyOpen)
 		return err
 	})
 	if err != nil && failure == nil {

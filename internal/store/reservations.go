@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -69,18 +70,27 @@ func (l *reservations) open() error {
 		if !l.look() {
 			return false
 		}
-		var x expiry
-		if x, bad = parseExpiry(key, record); bad != nil {
-			return false
+		x, err := parseExpiry(key, record)
+		if x.key.RequestID != "" {
+			l.last = fmt.Sprintf("%d\x00%s", x.at.UnixMilli(), receiptKey(x.key))
 		}
-		l.last = fmt.Sprintf("%d\x00%s", x.at.UnixMilli(), receiptKey(x.key))
-		if l.wants(x.bucket, x.made) {
-			bad = l.take(x.key)
+		if err == nil && l.wants(x.bucket, x.made) {
+			err = l.take(x.key)
 		}
+		bad = l.pass(err)
 		return bad == nil
 	})
 	if err == nil {
 		err = bad
+	}
+	return err
+}
+
+// pass goes on past a damaged record, and tells of it: the others are listed all the same.
+func (l *reservations) pass(err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		l.met(err)
+		return nil
 	}
 	return err
 }
@@ -132,13 +142,11 @@ func (l *reservations) receiptsOf(space, from string) error {
 		if len(record) == 0 || record[0] != receiptVersion {
 			return true
 		}
-		var r quota.Receipt
-		if r, bad = parseReceipt(record, space, key); bad != nil || r.Hold == nil {
+		r, err := parseReceipt(record, space, key)
+		k, err2 := parseReceiptKey(space, key)
+		if err = errors.Join(err, err2); err != nil || r.Hold == nil {
+			bad = l.pass(err)
 			return bad == nil
-		}
-		var k quota.ReceiptKey
-		if k, bad = parseReceiptKey(space, key); bad != nil {
-			return false
 		}
 		v, _ := quota.ReservationOf(k, r, l.now)
 		if l.wants(v.Bucket, v.Made) && (l.q.Phase == quota.PhaseUsed || l.q.Phase == v.Phase) {
@@ -150,6 +158,15 @@ func (l *reservations) receiptsOf(space, from string) error {
 		err = bad
 	}
 	return err
+}
+
+// Oldest returns when the oldest open reservation was made, of the 20,000 that expire first; zero if none is open.
+func (s *Store) Oldest(ctx context.Context) (oldest time.Time, err error) {
+	err = s.view(ctx, func(st *state) error {
+		oldest, err = st.oldest()
+		return err
+	})
+	return oldest, err
 }
 
 // oldest returns when the oldest open reservation was made, among the first ones to expire; zero if none is open.

@@ -42,6 +42,7 @@ type state struct {
 	now     time.Time
 	windows *window.Cache
 	books   *books
+	passed  *passed     // the damaged reservations that are due; nil means that they are looked at again
 	damaged func(error) // told of a damaged record that did not stop what was being done; nil means nobody
 
 	revision int64 // of what is declared, as this transaction has it; 0 until it was read
@@ -57,13 +58,15 @@ type state struct {
 	request    quota.ReceiptKey // the one that was met last
 	requestKey string           // and its key
 
-	strays   []stray   // the receipts found in spaces of other dates
-	receipts []string  // the spaces in which a receipt may be, the newest first; nil until looked for
-	changed  int64     // the new revision of what is declared; 0 if nothing changed
-	trailAt  string    // the space of new audit records; "" until looked for
-	opened   int64     // open reservations, more or fewer than before this transaction
-	expired  int       // of them, those that Expire ended
-	soonest  time.Time // the first expiry that was scheduled; zero if none was
+	strays   map[string]string // the receipts found in spaces of other dates, by their keys
+	receipts []string          // the spaces in which a receipt may be, the newest first; nil until looked for
+	changed  int64             // the new revision of what is declared; 0 if nothing changed
+	trailAt  string            // the space of new audit records; "" until looked for
+	opened   int64             // open reservations, more or fewer than before this transaction
+	byTheWay quota.Decision    // what was expired for the sake of other ops
+	waits    bool              // nothing is expired for the sake of another op
+	expired  int               // of them, those that Expire ended
+	soonest  time.Time         // the first expiry that was scheduled; zero if none was
 }
 
 func newState(tx Tx, now time.Time, windows *window.Cache, books *books) *state {
@@ -170,7 +173,10 @@ func (s *state) Receipt(k quota.ReceiptKey) (quota.Receipt, bool, error) {
 		if record != nil {
 			r, err := parseReceipt(record, space, key)
 			if space != s.receipts[0] {
-				s.strays = append(s.strays, stray{key, space})
+				if s.strays == nil {
+					s.strays = make(map[string]string)
+				}
+				s.strays[key] = space
 			}
 			return r, err == nil, err
 		}
@@ -178,22 +184,19 @@ func (s *state) Receipt(k quota.ReceiptKey) (quota.Receipt, bool, error) {
 	return quota.Receipt{}, false, nil
 }
 
-// stray is a receipt that was found in the space of another date than today's.
-type stray struct{ key, space string }
-
 // SetReceipt keeps a receipt in the space of today. If it was in an older one it moves, so that it lives for as long again; in one of
 // a later date, by a clock that was wrong and has been set right, it stays, so that it does not leave before its counts are history.
 func (s *state) SetReceipt(k quota.ReceiptKey, r quota.Receipt) error {
 	key, space := s.receiptKey(k), s.todaysReceipts()
-	if i := slices.IndexFunc(s.strays, func(at stray) bool { return at.key == key }); i >= 0 {
-		if s.strays[i].space > space {
-			space = s.strays[i].space
+	if at, ok := s.strays[key]; ok {
+		if at > space {
+			space = at
 		} else {
 			s.writes++
-			if err := s.tx.Delete(s.strays[i].space, key); err != nil {
-				return fmt.Errorf("moving %q out of %s: %w", key, s.strays[i].space, err)
+			if err := s.tx.Delete(at, key); err != nil {
+				return fmt.Errorf("moving %q out of %s: %w", key, at, err)
 			}
-			s.strays = slices.Delete(s.strays, i, i+1)
+			delete(s.strays, key)
 		}
 	}
 	s.buf = appendReceipt(s.buf[:0], r)

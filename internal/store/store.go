@@ -26,6 +26,7 @@ type Store struct {
 	log       *slog.Logger
 	committer *groupcommit.Committer[request, *quota.Decision]
 	books     books
+	passed    passed
 
 	clock *clock
 
@@ -33,6 +34,9 @@ type Store struct {
 	windows window.Cache
 	minute  int64 // of the clock as the ledger has it, in minutes since 1970
 	tallies []Tally
+	// What a batch expired for the sake of its ops, and whether it expires nothing for their sake.
+	byTheWay Tally
+	waits    bool
 
 	revision  atomic.Int64 // rises with every durable commit
 	next      atomic.Int64 // when the next reservation expires, in milliseconds since 1970; or never
@@ -43,6 +47,8 @@ type Store struct {
 	mu       sync.Mutex // guards what follows
 	problems problems
 	failure  error
+	fullSaid time.Duration // when it was last said that there is no room, by Uptime; 0 if it never was
+	fullTold bool          // it was said, and not yet that there is room again
 
 	failed  chan struct{} // closed with the first ErrUnknown
 	filled  chan struct{} // tells the keeper that there is no room
@@ -127,12 +133,19 @@ func (s *Store) do(ctx context.Context, r request) (*quota.Decision, error) {
 func (s *Store) commit(ops []request, results []groupcommit.Result[*quota.Decision]) error {
 	began := s.o.Uptime()
 	now := s.clock.read()
+	s.byTheWay = Tally{Op: quota.Expire{}, Outcome: quota.Done}
 	wrote, err := s.write(now, ops, results)
 	fault := err
 	if err != nil && len(ops) > 1 && !engineFault(err) {
 		// One op met something that cannot be, after it had begun to write. Each by itself, so that the others do not suffer for it.
 		wrote, fault = s.writeSingly(now, ops, results)
 		err = nil
+	}
+	if errors.Is(err, ErrFull) && len(ops) > 1 {
+		wrote, fault = s.writeParts(now, ops, results)
+		if err = nil; errors.Is(fault, ErrUnknown) { // of every part: some may have been kept
+			err = fault
+		}
 	}
 	s.note(fault, wrote && fault == nil)
 	s.report(ops, results, Batch{Ops: len(ops), Wrote: wrote, Took: s.o.Uptime() - began, Err: err})
@@ -171,7 +184,7 @@ func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result
 	if err == nil {
 		err = s.engine.Update(context.Background(), func(tx Tx) error { //nolint:forbidigo // a batch belongs to no single caller
 			st = newState(tx, now, &s.windows, &s.books)
-			st.damaged = s.damaged
+			st.damaged, st.passed, st.waits = s.damaged, &s.passed, s.waits
 			return s.decide(st, ops, results)
 		})
 	}
@@ -179,6 +192,10 @@ func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result
 		s.damaged(err)
 	}
 	wrote = err == nil && st.writes > 0
+	if wrote {
+		s.byTheWay.Charged += st.byTheWay.Charged
+		s.byTheWay.Released += st.byTheWay.Released
+	}
 	if wrote {
 		s.minute = minuteOf(now)
 		s.revision.Add(1)
@@ -197,7 +214,7 @@ func (s *Store) decide(st *state, ops []request, results []groupcommit.Result[*q
 	for i, r := range ops {
 		results[i] = groupcommit.Result[*quota.Decision]{} // an engine may run this more than once
 		before := st.writes
-		d, err := st.run(r)
+		d, err := st.answer(r)
 		if errors.Is(err, ErrCorrupt) && st.writes == before {
 			s.damaged(err)
 			results[i].Err = err
@@ -228,6 +245,23 @@ func (s *Store) decide(st *state, ops []request, results []groupcommit.Result[*q
 	return err
 }
 
+// answer runs an op. What it depends on is expired first, in the same transaction and at the same time, as far as that has room:
+// else others could fall due, again and again, between the expiry and the next asking.
+func (s *state) answer(r request) (quota.Decision, error) {
+	for {
+		d, err := s.run(r)
+		if err != nil || d.Outcome != quota.Behind || s.waits || s.expired >= expireMax {
+			return d, err
+		}
+		x, err := s.run(request{op: quota.Expire{Max: expireMax}})
+		if err != nil {
+			return quota.Decision{}, err
+		}
+		s.byTheWay.Charged += x.Charged
+		s.byTheWay.Released += x.Released
+	}
+}
+
 func (s *state) run(r request) (quota.Decision, error) {
 	if r.tidy != nil {
 		if err := s.flush(); err != nil { // it works on the transaction itself
@@ -242,7 +276,9 @@ func (s *state) run(r request) (quota.Decision, error) {
 	}
 	x.Max = min(x.Max, expireMax-s.expired)
 	d, err := quota.Apply(s, s.now, x)
-	s.expired += d.Charged + d.Released
+	if s.expired += d.Charged + d.Released; d.Work > expireMax*2 {
+		s.expired = expireMax // they were large: this is enough for one transaction
+	}
 	return d, err
 }
 
@@ -261,7 +297,7 @@ func (s *Store) note(err error, wrote bool) {
 	defer s.mu.Unlock()
 	switch {
 	case errors.Is(err, ErrFull):
-		if !s.problems.full {
+		if !s.problems.full && s.sayFull() {
 			s.log.Error("no room to write: refusing until there is", "error", err)
 		}
 		s.problems.full = true
@@ -276,11 +312,22 @@ func (s *Store) note(err error, wrote bool) {
 			close(s.failed)
 		}
 	case wrote:
-		if s.problems.full {
+		if s.problems.full && s.fullTold {
 			s.log.Info("there is room to write again")
+			s.fullTold = false
 		}
 		s.problems.full = false
 	}
+}
+
+// sayFull tells whether to say again that there is no room. A ledger that is nearly full goes to and fro with every commit.
+func (s *Store) sayFull() bool {
+	now := s.o.Uptime()
+	if s.fullSaid > 0 && now-s.fullSaid < fullSilence {
+		return false
+	}
+	s.fullSaid, s.fullTold = max(1, now), true
+	return true
 }
 
 func (s *Store) damaged(err error) {
@@ -309,6 +356,9 @@ func (s *Store) report(ops []request, results []groupcommit.Result[*quota.Decisi
 			t.Ended, t.Charged, t.Released = d.Ended, d.Charged, d.Released
 		}
 		s.tallies = append(s.tallies, t)
+	}
+	if b.Err == nil && s.byTheWay.Charged+s.byTheWay.Released > 0 {
+		s.tallies = append(s.tallies, s.byTheWay)
 	}
 	b.Outcomes = s.tallies
 	s.o.OnBatch(b)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,13 +54,14 @@ func Verify(ctx context.Context, e Engine) (Report, error) {
 }
 
 type verifier struct {
-	tx       Tx
-	r        *Report
-	receipts map[quota.AccountKey]map[uint32]int64 // what receipts say of each count, by its resets
-	held     map[quota.AccountKey]int64            // what open reservations say of each count
-	inFlight map[quota.Bucket]int64                // how many are open on each bucket
-	first    string                                // the first date whose receipts must all be there
-	audit    int64                                 // the number of the audit record before
+	tx            Tx
+	r             *Report
+	receipts      map[quota.AccountKey]map[uint32]int64 // what receipts say of each count, by its resets
+	held          map[quota.AccountKey]int64            // what open reservations say of each count
+	inFlight      map[quota.Bucket]int64                // how many are open on each bucket
+	receiptSpaces []string
+	first         string // the first date whose receipts must all be there
+	audit         int64  // the number of the audit record before
 }
 
 func (v *verifier) run() error {
@@ -72,6 +74,11 @@ func (v *verifier) run() error {
 	var spaces []string
 	if err := v.tx.Spaces("", func(space string) bool { spaces = append(spaces, space); return true }); err != nil {
 		return err
+	}
+	for _, space := range spaces {
+		if strings.HasPrefix(space, receiptsAt) {
+			v.receiptSpaces = append(v.receiptSpaces, space)
+		}
 	}
 	for _, space := range spaces { // receipts first, as counts are held against them
 		if strings.HasPrefix(space, receiptsAt) {
@@ -132,6 +139,7 @@ func (v *verifier) receiptSpace(space string) error {
 				v.held[e.Key] += held
 			}
 		}
+		v.selfCheck(space, key, receipt)
 		for _, b := range receipt.InFlight() {
 			v.inFlight[b]++
 		}
@@ -140,6 +148,33 @@ func (v *verifier) receiptSpace(space string) error {
 		}
 		return true
 	})
+}
+
+// selfCheck finds a reservation whose charges are not what its entries say, and a receipt that is in the space of a later date too.
+func (v *verifier) selfCheck(space, key string, r quota.Receipt) {
+	name := fmt.Sprintf("receipt %q in %s", key, space)
+	for _, later := range v.receiptSpaces {
+		record, err := v.tx.Get(later, key)
+		if later > space && err == nil && record != nil {
+			v.r.fault("%s: it is in %s too", name, later)
+		}
+	}
+	if r.Hold == nil {
+		return
+	}
+	charged := make([]bool, len(r.Hold.Charges))
+	for _, e := range r.Entries {
+		charge := r.Hold.Charges[e.Charge] // reading it has checked that there is such a one
+		if charged[e.Charge] = true; e.Amount != charge.Amount {
+			v.r.fault("%s: it took %d of a count, for a charge of %d", name, e.Amount, charge.Amount)
+		}
+	}
+	if slices.Contains(charged, false) {
+		v.r.fault("%s: a charge of it touches no count", name)
+	}
+	if r.Hold.Expiry.Before(r.Time) {
+		v.r.fault("%s: it expired before it was made", name)
+	}
 }
 
 // open holds the open reservations against what is kept of them elsewhere: their expiries, one for one, and their numbers.
