@@ -23,8 +23,9 @@ other units what the bucket's estimates say.
 With --hold the amounts are held and not yet used: settle says later what was really used, release gives all of it back. If
 neither comes in time, the bucket's declaration decides what becomes of them.
 
-It exits with 0 if quotad granted, 3 if it denied, and 1 if nobody knows. It sends a fresh request id, and while the answer
-does not come it asks again under the same id until --timeout, so that it charges once. A denial is never asked again.`,
+It exits with 0 if quotad granted, 3 if it denied, and 1 on any other answer or none. It sends a fresh request id, and while the
+answer does not come it asks again under the same id until --timeout, so that it charges once. A denial is never asked again.
+With an --id that was granted before, it charges nothing more; if what it took has been given back since, that is an error.`,
 		Example: `  quotactl acquire portfolio && ./call-bedrock
   quotactl acquire portfolio --ceiling 10
   quotactl acquire acme/alice --charge calls=1 --charge input_tokens=1200
@@ -65,12 +66,12 @@ func (a *app) acquire(ctx context.Context, req *quotadv1.AcquireRequest, id stri
 	req.RequestId = s.id
 	resp, err := send(ctx, a, s, a.quota().Acquire, req)
 	if err != nil {
-		return a.asDenied(err)
+		return a.asDenied(hint(err, acquireHints))
 	}
 	return a.emitWith(resp, []field{{"request_id", s.id}}, func(w io.Writer) {
 		switch expires := resp.GetExpireTime(); {
 		case expires != nil && resp.GetReplayed():
-			fmt.Fprintf(w, "held before under id %s; nothing more was held; %s\n", s.id, a.stillOpen(expires))
+			fmt.Fprintf(w, "held before under id %s; nothing more was held; %s\n", s.id, a.standing(resp.GetState(), expires))
 		case expires != nil:
 			fmt.Fprintf(w, "held, id %s, until %s\n", s.id, a.until(expires))
 			fmt.Fprintf(w, "quotactl settle %[1]s says what was used, quotactl release %[1]s gives it back\n", shellWord(s.id))

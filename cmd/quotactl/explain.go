@@ -20,7 +20,7 @@ type refusal struct {
 	hints []string
 }
 
-// hinted is an error of quotactl's own with what to do about it.
+// hinted is an error with what to do about it, where a command knows better than the reason tells.
 type hinted struct {
 	err  error
 	hint string
@@ -29,6 +29,15 @@ type hinted struct {
 
 func (e *hinted) Error() string { return e.err.Error() }
 func (e *hinted) Unwrap() error { return e.err }
+
+// hint gives a refusal the hint that a command has for its reason; other errors are left as they are.
+func hint(err error, hints map[string]string) error {
+	st, ok := statusIn(err)
+	if !ok || hints[reasonIn(st)] == "" {
+		return err
+	}
+	return &hinted{err: err, hint: hints[reasonIn(st)]}
+}
 
 // faults is an error of several lines, none of them more important than the others.
 type faults []string
@@ -55,7 +64,7 @@ func (a *app) explain(err error) refusal {
 		r.lines = strings.Split(err.Error(), "\n")
 	}
 	if e, ok := errors.AsType[*hinted](err); ok {
-		r.hints = append(r.hints, e.hint)
+		r.hints = []string{e.hint}
 		if e.code != 0 {
 			r.code = e.code
 		}
@@ -256,6 +265,19 @@ var reasonHints = map[string]string{
 	"ALREADY_SETTLED":     "a settlement stands; a correction has to be an acquire or a reservation of its own",
 	"ALREADY_RELEASED":    "acquire anew, under another id, what is used all the same",
 	"RESERVATION_EXPIRED": "quotactl settle still corrects the count, quotactl release still gives it back; acquire anew to go on",
+}
+
+// acquireHints are for an acquire that was made before under its id.
+var acquireHints = map[string]string{
+	"ALREADY_RELEASED":    "use a new --id to acquire again, or leave --id out to have a fresh one",
+	"RESERVATION_EXPIRED": "what it held was given back: use a new --id to acquire again; quotactl settle still counts what was used",
+}
+
+// extendHints are for an extension. What has ended holds nothing that could be extended.
+var extendHints = map[string]string{
+	"REQUEST_ID_REUSED": "one extension id stands for one extension; leave --extend-id out to have a fresh one",
+	"ALREADY_SETTLED":   "it holds nothing any more: what is used beyond the settlement has to be an acquire or a reservation of its own",
+	"ALREADY_RELEASED":  "it holds nothing any more: acquire anew, under another id, to go on",
 }
 
 // transport takes gRPC's own wrapping off the reason for which there was no connection.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -138,6 +139,26 @@ func TestEveryReasonHasAHint(t *testing.T) {
 			t.Errorf("reason %s: hint %q", reason, reasonHints[reason])
 		}
 	}
+}
+
+// TestCommandsHaveHintsOfTheirOwn has what is another thing to do about where another command asked.
+func TestCommandsHaveHintsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	for command, hints := range map[string]map[string]string{"acquire": acquireHints, "extend": extendHints} {
+		for reason, own := range hints {
+			if everywhere := reasonHints[reason]; everywhere == "" || everywhere == own {
+				t.Errorf("%s, %s: hint %q, elsewhere %q", command, reason, own, everywhere)
+			}
+			err := fmt.Errorf("asking: %w", refused(t, codes.FailedPrecondition, reason, "quotad", "no"))
+			explained(t, []explanation{{hint(err, hints), 1, "no | " + own}})
+		}
+	}
+	elsewhere := refused(t, codes.FailedPrecondition, "ALREADY_RELEASED", "elsewhere", "no")
+	explained(t, []explanation{
+		{hint(elsewhere, acquireHints), 1, "no"},
+		{hint(refused(t, codes.Unavailable, "SHUTTING_DOWN", "quotad", "going"), acquireHints), 1, "going | nothing was changed; try again when quotad is back"},
+		{hint(errors.New("torn"), acquireHints), 1, "torn"},
+	})
 }
 
 func TestOutcomeUnknown(t *testing.T) {

@@ -61,12 +61,12 @@ func (a *app) extend(cmd *cobra.Command, req *quotadv1.ExtendRequest, id string)
 	req.ExtendId = s.id
 	resp, err := send(cmd.Context(), a, s, a.quota().Extend, req)
 	if err != nil {
-		return a.asDenied(err)
+		return a.asDenied(hint(err, extendHints))
 	}
 	fields := []field{{"request_id", req.GetRequestId()}, {"extend_id", s.id}}
 	return a.emitWith(resp, fields, func(w io.Writer) {
 		if resp.GetReplayed() {
-			fmt.Fprintf(w, "extended before under extension id %s; nothing was changed; %s\n", s.id, a.stillOpen(resp.GetExpireTime()))
+			fmt.Fprintf(w, "extended before under extension id %s; nothing was changed; %s\n", s.id, a.standing(resp.GetState(), resp.GetExpireTime()))
 		} else {
 			fmt.Fprintf(w, "extended, id %s, until %s\n", req.GetRequestId(), a.until(resp.GetExpireTime()))
 		}

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
 	"github.com/quotad/quotad/internal/config"
 	"github.com/quotad/quotad/internal/quota"
 )
@@ -71,10 +72,13 @@ func (a *app) until(at *timestamppb.Timestamp) string {
 	return fmt.Sprintf("%s (in %s)", stamp(at.AsTime()), span(left))
 }
 
-// stillOpen says how a reservation may stand of which an answer to a request that was sent before tells nothing but the expiry.
-func (a *app) stillOpen(at *timestamppb.Timestamp) string {
-	if !at.AsTime().After(a.now()) {
-		return "it has ended, or has expired at " + stamp(at.AsTime())
+// standing says how a reservation stands that expires or expired at a time.
+func (a *app) standing(s quotadv1.ReservationState, at *timestamppb.Timestamp) string {
+	if s == quotadv1.ReservationState_RESERVATION_STATE_OPEN {
+		return "it expires at " + a.until(at)
 	}
-	return "it has ended, or expires at " + a.until(at)
+	if s == quotadv1.ReservationState_RESERVATION_STATE_EXPIRED {
+		return "it expired at " + stamp(at.AsTime()) + ", and is charged"
+	}
+	return "it is " + stateOf(s)
 }

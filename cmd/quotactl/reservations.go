@@ -106,7 +106,7 @@ func (a *app) showReservations(w io.Writer, resp *quotadv1.ListReservationsRespo
 	}
 	t := a.newTable("ID", "BUCKET", "STATE", "MADE", "EXPIRES", "ENDED", "HELD", "SETTLED", "WHO", "NOTES")
 	for _, r := range resp.GetReservations() {
-		t.add(words(r.GetRequestId()), words(r.GetBucket()), cell{text: stateOf(r), style: stateStyle(r)}, words(when(r.GetCreateTime())),
+		t.add(words(r.GetRequestId()), words(r.GetBucket()), cell{text: stateOf(r.GetState()), style: stateStyle(r)}, words(when(r.GetCreateTime())),
 			words(when(r.GetExpireTime())), words(when(r.GetEndTime())), words(amounts(r, r.GetCharges())), words(amounts(r, r.GetSettled())),
 			words(r.GetPrincipal()), words(reservationNotes(r)))
 	}
@@ -116,10 +116,10 @@ func (a *app) showReservations(w io.Writer, resp *quotadv1.ListReservationsRespo
 	}
 }
 
-// stateOf names the state of a reservation.
-func stateOf(r *quotadv1.Reservation) string {
+// stateOf names a state of a reservation.
+func stateOf(state quotadv1.ReservationState) string {
 	for name, s := range states {
-		if s == r.GetState() && name != "all" {
+		if s == state && name != "all" {
 			return name
 		}
 	}
@@ -127,7 +127,7 @@ func stateOf(r *quotadv1.Reservation) string {
 }
 
 func stateStyle(r *quotadv1.Reservation) style {
-	switch stateOf(r) {
+	switch stateOf(r.GetState()) {
 	case "open":
 		return green
 	case "expired":
@@ -162,7 +162,7 @@ func reservationNotes(r *quotadv1.Reservation) string {
 	if r.GetLate() {
 		notes = append(notes, "late")
 	}
-	if s := stateOf(r); s == "open" || s == "expired" {
+	if s := stateOf(r.GetState()); s == "open" || s == "expired" {
 		notes = append(notes, "on-expiry-"+onExpiryWord(r.GetOnExpiry()))
 	}
 	return strings.Join(notes, ",")

@@ -40,7 +40,7 @@ count, for a day.`,
 			return err
 		}
 		return a.emit(resp, func(w io.Writer) {
-			a.showEnd(w, "settled", s.id, resp.GetReplayed())
+			showEnd(w, "settled", s.id, resp)
 			a.balances(resp.GetBalances()).write(w)
 		})
 	}
@@ -64,18 +64,29 @@ failed before it cost anything. It may be run again, and changes nothing then.`,
 				return err
 			}
 			return a.emit(resp, func(w io.Writer) {
-				a.showEnd(w, "released", s.id, resp.GetReplayed())
+				showEnd(w, "released", s.id, resp)
 				a.balances(resp.GetBalances()).write(w)
 			})
 		},
 	}
 }
 
+// ended is an answer of Settle or Release.
+type ended interface {
+	GetReplayed() bool
+	GetLate() bool
+}
+
 // showEnd says how a reservation ended, now or before.
-func (a *app) showEnd(w io.Writer, how, id string, before bool) {
-	if before {
+func showEnd(w io.Writer, how, id string, resp ended) {
+	switch {
+	case resp.GetReplayed() && resp.GetLate():
+		fmt.Fprintf(w, "%s before, id %s, late: it had expired; nothing was changed\n", how, id)
+	case resp.GetReplayed():
 		fmt.Fprintf(w, "%s before, id %s; nothing was changed\n", how, id)
-		return
+	case resp.GetLate():
+		fmt.Fprintf(w, "%s late, id %s: it had expired\n", how, id)
+	default:
+		fmt.Fprintf(w, "%s, id %s\n", how, id)
 	}
-	fmt.Fprintf(w, "%s, id %s\n", how, id)
 }

@@ -56,10 +56,10 @@ func acquire(s State, now time.Time, op Acquire) (Decision, error) {
 			return Decision{}, err
 		}
 		if seen && r.Fingerprint != op.sum {
-			return Decision{Outcome: IDReused, Detail: op.RequestID}, nil
+			return Decision{Outcome: IDReused, Field: "request_id", Detail: op.RequestID}, nil
 		}
 		if seen {
-			return replay(s, now, r)
+			return repeat(s, now, id, r)
 		}
 	}
 	p, refusal, err := planAcquire(s, now, op, nil)
@@ -101,6 +101,18 @@ func Check(r Reader, now time.Time, op Acquire) (Decision, error) {
 	}
 	d.Time, d.Balances = now, p.balances()
 	return d, nil
+}
+
+// repeat answers an acquire or an extension that was made before. If what it took has been given back since, it is refused: whoever
+// takes the answer for leave to make a call would make it for nothing.
+func repeat(s State, now time.Time, id ReceiptKey, r Receipt) (Decision, error) {
+	switch {
+	case r.Phase == PhaseReleased:
+		return refuseEnded(AlreadyReleased, id, r, now), nil
+	case r.Hold != nil && r.phaseAt(now) == PhaseExpired && r.Hold.OnExpiry == ExpiryRelease:
+		return refuseEnded(AlreadyExpired, id, r, now), nil
+	}
+	return replay(s, now, r)
 }
 
 // replay answers a request that was granted before: what was decided then, with the counts as they stand now.

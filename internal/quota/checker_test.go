@@ -125,6 +125,8 @@ func (c *checker) sameAnswer(got quota.Decision, want answer) error {
 	switch {
 	case got.Outcome != want.outcome:
 		return fmt.Errorf("outcome %v (%v, %s), want %v", got.Outcome, got.Problems, got.Detail, want.outcome)
+	case got.Field != want.field:
+		return fmt.Errorf("the field %q is named, want %q", got.Field, want.field)
 	case got.Replayed != want.replayed:
 		return fmt.Errorf("replayed %v, want %v", got.Replayed, want.replayed)
 	case !slices.Equal(got.Balances, want.balances):

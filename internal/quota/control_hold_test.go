@@ -58,6 +58,23 @@ func receipts[T quota.Op](change func(c *checker, r *quota.Receipt)) func(*check
 	})
 }
 
+// granted answers what is repeated after it ended in one way as if nothing had been given back.
+func granted[T quota.Op](phase quota.Phase) func(*checker) {
+	return during(func(c *checker, op T) spoiled {
+		id := subject(op)
+		if x, ok := any(op).(quota.Extend); ok {
+			id.ExtendID = x.ExtendID
+		}
+		_, before := c.state.receipts[id]
+		return spoiled{receipt: func(_ quota.ReceiptKey, r quota.Receipt) (quota.Receipt, bool) {
+			if before && r.Phase == phase {
+				r.Phase = quota.PhaseSettled
+			}
+			return r, true
+		}}
+	})
+}
+
 // sinceTheReset makes a receipt one of after the last reset.
 func sinceTheReset(c *checker, r *quota.Receipt) {
 	for i, e := range r.Entries {
@@ -246,6 +263,25 @@ var brokenReservations = map[string]func(*checker){
 			}
 		}
 		return quota.Apply(s, now, op)
+	}),
+	"a repeated acquire after its release is answered as granted":                   granted[quota.Acquire](quota.PhaseReleased),
+	"a repeated acquire after it was given back by expiry is answered as granted":   granted[quota.Acquire](quota.PhaseExpired),
+	"a repeated extension after a release is answered as granted":                   granted[quota.Extend](quota.PhaseReleased),
+	"a repeated extension after it was given back by expiry is answered as granted": granted[quota.Extend](quota.PhaseExpired),
+	"a repeated acquire is answered as granted while it is due to expire": receipts[quota.Acquire](func(c *checker, r *quota.Receipt) {
+		if r.Phase == quota.PhaseOpen && r.Hold.OnExpiry == quota.ExpiryRelease && !r.Hold.Expiry.After(c.now) {
+			r.Hold.Expiry = r.Hold.Expiry.Add(24 * time.Hour)
+		}
+	}),
+	"a repeated acquire is refused whatever became of it": receipts[quota.Acquire](func(_ *checker, r *quota.Receipt) {
+		if r.Hold != nil {
+			r.Hold.OnExpiry = quota.ExpiryRelease
+		}
+	}),
+	"the wrong id is named": patched[quota.Extend](func(d *quota.Decision) {
+		if d.Outcome == quota.IDReused {
+			d.Field = "request_id"
+		}
 	}),
 	"nobody is told that it was late":     patched[quota.Settle](func(d *quota.Decision) { d.Late = false }),
 	"nobody is told of overage":           patched[quota.Settle](func(d *quota.Decision) { d.Overage = nil }),

@@ -20,6 +20,9 @@ func metIn(c *checker, op quota.Op, d quota.Decision) map[string]bool {
 		met["many reasons"] = len(d.Violations) > 2
 		met["many counts"] = len(d.Balances) > 4
 		met["many units"] = strings.Contains(d.Detail, ": unit ")
+		r := c.state.receipts[subject(op)]
+		met["acquire already_expired while due"] = d.Outcome == quota.AlreadyExpired && r.Phase == quota.PhaseOpen
+		met["acquire replayed after it was charged"] = d.Replayed && (r.Phase == quota.PhaseSettled || r.Phase == quota.PhaseExpired)
 		met["large amounts"] = d.Outcome == quota.Done && len(op.Charges) > 1 && op.Charges[0].Amount == quota.AmountMax
 	case quota.Settle:
 		r := c.state.receipts[subject(op)]
@@ -28,6 +31,9 @@ func metIn(c *checker, op quota.Op, d quota.Decision) map[string]bool {
 		met["settled more than held"] = d.Outcome == quota.Done && r.Hold != nil && len(r.Hold.Charges) > 1 && r.Hold.Charges[0].Used > r.Hold.Charges[0].Amount
 		met["first settlement told"] = d.Outcome == quota.AlreadySettled && d.Reservation != nil
 	case quota.Extend:
+		_, before := c.state.receipts[quota.ReceiptKey{Principal: op.Principal, RequestID: op.RequestID, ExtendID: op.ExtendID}]
+		met["extended again after a release"] = before && op.ExtendID != "" && d.Outcome == quota.AlreadyReleased
+		met["extended again after an expiry"] = before && op.ExtendID != "" && d.Outcome == quota.AlreadyExpired
 		met["extend longer"] = d.Outcome == quota.Done && !d.Replayed && len(op.Charges) == 0
 	case quota.Expire:
 		met["expired and charged"], met["expired and given back"], met["more to expire"] = d.Charged > 0, d.Released > 0, d.More
@@ -76,13 +82,14 @@ func metInViolation(d quota.Decision, v quota.Violation) map[string]bool {
 
 // mustMeet is all that may happen, but for what is too rare and has tests of its own.
 const mustMeet = `acquire done, acquire denied, acquire invalid, acquire id_reused, acquire unknown_bucket, acquire too_many_names,
-acquire replayed, acquire behind, wait, never, long wait, many reasons, many counts, many units, large amounts, ceiling, override, held,
+acquire replayed, acquire already_released, acquire already_expired, acquire already_expired while due, acquire replayed after it was charged,
+acquire behind, wait, never, long wait, many reasons, many counts, many units, large amounts, ceiling, override, held,
 unlimited, restored, a later override grants it, max_hold, max_hold never, in flight, settle done, settle late, settle replayed, settle invalid,
 settle unknown_reservation, settle not_reservation, settle already_settled, settle already_released, first settlement told, overage,
 settled across windows, settled more than held, release done, release late, release replayed, release unknown_reservation,
 release already_settled, extend done, extend longer, extend replayed, extend denied, extend behind, extend invalid, extend id_reused,
 extend unknown_reservation, extend not_reservation, extend already_settled, extend already_released,
-extend already_expired, expired and charged, expired and given back, more to expire, reset done, reset behind`
+extend already_expired, extended again after a release, extended again after an expiry, expired and charged, expired and given back, more to expire, reset done, reset behind`
 
 // The histories are worth something only while they meet everything that may happen.
 func TestHistoriesMeetEverything(t *testing.T) {

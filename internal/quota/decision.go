@@ -24,8 +24,8 @@ const (
 	UnknownReservation // the caller has no acquire under that id, or its receipt has left
 	NotReservation     // the acquire was a plain one: there is nothing to settle or to extend
 	AlreadySettled     // it was settled before, with other amounts than these; Decision.Reservation says which
-	AlreadyReleased    // it was given back before
-	AlreadyExpired     // its time was over before it was to be extended
+	AlreadyReleased    // it was given back before, so that it can be neither settled, extended nor acquired again under its id
+	AlreadyExpired     // its time was over before it was to be extended; or it is acquired again after what it held was given back
 
 	// Behind means that nothing was decided: reservations are due to expire, and what is asked depends on them. Apply Expire until
 	// there are no more, and ask again. A store does that by itself.
@@ -61,6 +61,7 @@ type Decision struct {
 	Violations []Violation // Denied: every limit that refused
 	RetryAt    time.Time   // Denied: when this very request could pass if nothing else were taken; zero if never, or not soon
 	Problems   Problems    // Invalid
+	Field      string      // IDReused: the id that was used before, "request_id" or "extend_id"
 	Detail     string      // a refusal's bucket, bucket and unit, or id, for people
 
 	Expiry      time.Time    // Acquire, Extend: when the reservation expires; zero for a plain acquire
@@ -71,6 +72,7 @@ type Decision struct {
 	Overage     []Amount     // Settle: what it added above the limits, by unit; where several limits are passed, the most
 	Charged     int          // Expire: reservations whose amounts became used
 	Released    int          // Expire: reservations whose amounts were given back
+	Work        int          // Expire: parts of receipts that were worked off
 	More        bool         // Expire: whether more are due
 
 	Before, After []Balance // Reset, SetOverride: the counts changed

@@ -58,6 +58,20 @@ func TestExpireInTurn(t *testing.T) {
 	)
 }
 
+// Reservations that are large go fewer at a time: what they do is bounded, not how many they are.
+func TestExpireBoundsWork(t *testing.T) {
+	t.Parallel()
+	s := newState(t, quota.Defaults{}, deep())
+	for i := range 4 {
+		s.apply(t, noon, wide(fmt.Sprint(i)))
+	}
+	d := s.apply(t, noon.Add(time.Hour), quota.Expire{Max: 9})
+	if d.Charged != 3 || !d.More || d.Work != 3*wideEntries {
+		t.Errorf("%s after work of %d, want 3 charged, more, after %d", outcomeOf(d), d.Work, 3*wideEntries)
+	}
+	play(t, s, step{time.Hour, quota.Expire{Max: 9}, "done, 1 charged, 0 released", ""})
+}
+
 // What depends on a reservation that is due is not decided before it has been expired; what does not is decided at once.
 func TestBehind(t *testing.T) {
 	t.Parallel()

@@ -53,6 +53,32 @@ var extensions = map[string][]step{
 		{time.Minute, settle("1", 2), "done", today + "2+0"},
 		{time.Minute, extend("1", "x", time.Minute, 1), "done, replayed, until 12:15:00", today + "2+0"},
 	},
+	"the same again, after what it took was given back": {
+		{0, reserve("a", "1", 1), until, ""},
+		{0, extend("1", "x", 0, 1), until, ""},
+		{0, release("1"), "done", noCounts},
+		{0, extend("1", "x", 0, 1), "already_released, released, 0 of 2 calls of a", noCounts},
+		{0, extend("1", "x", 0, 2), "id_reused, extend_id", noCounts},
+	},
+	"the same again, after it expired and was given back": {
+		{0, reserve("back", "1", 1), until, ""},
+		{0, extend("1", "x", 0, 1), until, ""},
+		{15*time.Minute - 1, extend("1", "x", 0, 1), "done, replayed, until 12:15:00", ""},
+		{15 * time.Minute, extend("1", "x", 0, 1), "already_expired, expired, 0 of 2 calls of back", "back calls/day 2026-11-22: 0+2; back has 1"},
+		{15 * time.Minute, quota.Expire{Max: 1}, "done, 0 charged, 1 released", noCounts},
+		{15 * time.Minute, extend("1", "x", 0, 1), "already_expired, expired, 0 of 2 calls of back", noCounts},
+		{15 * time.Minute, settle("1", 1), "done, late", "back calls/day 2026-11-22: 1+0"},
+		{15 * time.Minute, extend("1", "x", 0, 1), "done, replayed, until 12:15:00", "back calls/day 2026-11-22: 1+0"},
+	},
+	"the same again, after it expired and was charged": {
+		{0, reserve("a", "1", 1), until, ""},
+		{0, extend("1", "x", 0, 1), until, ""},
+		{15 * time.Minute, extend("1", "x", 0, 1), "done, replayed, until 12:15:00", today + "0+2; a has 1"},
+		{15 * time.Minute, quota.Expire{Max: 1}, "done, 1 charged, 0 released", today + "2+0"},
+		{15 * time.Minute, extend("1", "x", 0, 1), "done, replayed, until 12:15:00", today + "2+0"},
+		{15 * time.Minute, release("1"), "done, late", noCounts},
+		{15 * time.Minute, extend("1", "x", 0, 1), "already_released, released, 0 of 2 calls of a", noCounts},
+	},
 	"without an id, from now each time": {
 		{0, reserve("a", "1", 1), until, ""},
 		{0, extend("1", "", time.Hour, 0), "done, until 13:00:00", ""},
@@ -61,8 +87,8 @@ var extensions = map[string][]step{
 	"one id for two things": {
 		{0, reserve("a", "1", 1), until, ""},
 		{0, extend("1", "x", 0, 1), until, ""},
-		{0, extend("1", "x", 0, 2), "id_reused", today + "0+2; a has 1"},
-		{0, extend("1", "x", time.Hour, 1), "id_reused", today + "0+2; a has 1"},
+		{0, extend("1", "x", 0, 2), "id_reused, extend_id", today + "0+2; a has 1"},
+		{0, extend("1", "x", time.Hour, 1), "id_reused, extend_id", today + "0+2; a has 1"},
 		{0, reserve("a", "2", 1), until, ""},
 		{0, extend("2", "x", 0, 1), until, today + "0+4; a has 2"}, // it is another reservation's
 	},
@@ -179,10 +205,10 @@ func TestExtendValidate(t *testing.T) {
 		"hold: is -1ns; want 1ms to 24h0m0s, or leave it out to keep the expiry":                           {RequestID: "1", Hold: -1},
 		"extend_id: is left out; with charges it is needed, so that sending them again takes nothing more": {RequestID: "1", Charges: []quota.Charge{{Amount: 1}}},
 		"extend_id: has the byte 0x20": {RequestID: "1", ExtendID: "a b", Hold: time.Hour},
-		"charges[0].amount: is 0; want 1 to 1000000000000000, or leave it out for 1":                     {RequestID: "1", ExtendID: "x", Charges: []quota.Charge{{}}},
-		"charges[1].unit: calls of a is charged by charges[0] already; add the amounts up in one charge": {RequestID: "1", ExtendID: "x", Charges: []quota.Charge{{Bucket: "a", Amount: 1}, {Bucket: "a", Amount: 2}}},
-		"charges[0].ceiling_window: is given without a ceiling; give both or neither":                    {RequestID: "1", ExtendID: "x", Charges: []quota.Charge{{Amount: 1, CeilingSpan: 1}}},
-		"charges: has 33; at most 32 in one request":                                                     {RequestID: "1", ExtendID: "x", Charges: make([]quota.Charge, 33)},
+		"charges[0].amount: is 0; want 1 to 1000000000000000, or leave it out for the bucket's estimate, or 1": {RequestID: "1", ExtendID: "x", Charges: []quota.Charge{{}}},
+		"charges[1].unit: calls of a is charged by charges[0] already; add the amounts up in one charge":       {RequestID: "1", ExtendID: "x", Charges: []quota.Charge{{Bucket: "a", Amount: 1}, {Bucket: "a", Amount: 2}}},
+		"charges[0].ceiling_window: is given without a ceiling; give both or neither":                          {RequestID: "1", ExtendID: "x", Charges: []quota.Charge{{Amount: 1, CeilingSpan: 1}}},
+		"charges: has 33; at most 32 in one request":                                                           {RequestID: "1", ExtendID: "x", Charges: make([]quota.Charge, 33)},
 	} {
 		if ps := x.Validate(); (ps == nil) != (strings.TrimSpace(want) == "") || ps != nil && (len(ps) != 1 || !strings.HasPrefix(ps[0].String(), want)) {
 			t.Errorf("%+v: %v, want %s", x, ps, want)

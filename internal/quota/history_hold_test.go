@@ -118,6 +118,29 @@ func (w *world) extend() quota.Extend {
 	return op
 }
 
+// over returns the extensions that were granted, and where there are none the acquires, of what has ended or is due to.
+func (w *world) over() []quota.Op {
+	var acquires, extends []quota.Op
+	for _, op := range w.before {
+		g := w.model.grants[subject(op)]
+		if g == nil || g.open() && w.now.Before(g.expiry) {
+			continue
+		}
+		switch op := op.(type) {
+		case quota.Acquire:
+			acquires = append(acquires, op)
+		case quota.Extend:
+			if _, granted := g.extends[op.ExtendID]; granted {
+				extends = append(extends, op)
+			}
+		}
+	}
+	if len(extends) > 0 {
+		return extends
+	}
+	return acquires
+}
+
 // again repeats what a caller asked, under another id or with another content at times.
 func (w *world) again() quota.Op {
 	how := w.pick(6, "how")
@@ -128,7 +151,11 @@ func (w *world) again() quota.Op {
 		}
 		return charges
 	}
-	switch op := oneOf(w.pick, "which", w.before).(type) {
+	before := w.before
+	if over := w.over(); len(over) > 0 && w.pick(3, "over") == 0 {
+		before = over
+	}
+	switch op := oneOf(w.pick, "which", before).(type) {
 	case quota.Acquire:
 		op.Charges = other(op.Charges)
 		switch how {

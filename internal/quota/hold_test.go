@@ -230,7 +230,7 @@ func TestHoldTime(t *testing.T) {
 		step{0, reserve("p/1", "7", 1), "done, until 12:00:01", ""},
 		step{0, reserve("other", "8", 1), "done, until 12:15:00", ""},
 		step{999_999, held(reserve("a", "9", 1), time.Millisecond), "done, until 12:00:00.001", ""}, // to the millisecond, and never at once
-		step{0, held(reserve("a", "1", 1), time.Hour), "id_reused", ""},
+		step{0, held(reserve("a", "1", 1), time.Hour), "id_reused, request_id", ""},
 	)
 	if d := s.apply(t, noon, reserve("a", "1", 1)); d.Phase != quota.PhaseOpen {
 		t.Errorf("%v, is %v", outcomeOf(d), d.Phase)

@@ -372,9 +372,9 @@ func (m *model) acquire(now time.Time, op quota.Acquire) answer {
 	id := quota.ReceiptKey{Principal: op.Principal, RequestID: op.RequestID}
 	if g, ok := m.grants[id]; ok {
 		if !sameAcquire(g.op, op) {
-			return answer{outcome: quota.IDReused}
+			return answer{outcome: quota.IDReused, field: "request_id"}
 		}
-		return m.replay(now, g)
+		return m.repeat(now, g)
 	}
 	ans := m.verdict(now, op, nil)
 	if ans.outcome != quota.Done {
@@ -432,6 +432,17 @@ func (m *model) take(now time.Time, w *wish, g *grant) []quota.AccountKey {
 		m.live[day][name] = true
 	}
 	return changed
+}
+
+// repeat answers what was granted before, unless it has been given back.
+func (m *model) repeat(now time.Time, g *grant) answer {
+	switch {
+	case g.released > 0:
+		return refused(quota.AlreadyReleased, g)
+	case g.reserve && g.settled == 0 && !now.Before(g.expiry) && g.onExpiry == quota.ExpiryRelease:
+		return refused(quota.AlreadyExpired, g)
+	}
+	return m.replay(now, g)
 }
 
 // replay answers with the counts that were charged, as they stand.

@@ -34,13 +34,13 @@ func (g *grant) actuals(charges []quota.Charge) (used map[spot]int64, ok bool) {
 			return nil, false
 		}
 		named[at] = true
-		if _, held := used[at]; c.Default || !held && c.Amount == 0 {
-			continue
-		}
-		if !charged[c.Bucket] {
+		_, held := used[at]
+		switch {
+		case !charged[c.Bucket], c.Default && !held:
 			return nil, false
+		case held && !c.Default, c.Amount > 0 && !c.Default:
+			used[at] = c.Amount
 		}
-		used[at] = c.Amount
 	}
 	return used, true
 }
@@ -193,9 +193,9 @@ func (m *model) extend(now time.Time, op quota.Extend) answer {
 	}
 	if before, ok := g.extends[op.ExtendID]; ok {
 		if before.Hold != op.Hold || !slices.EqualFunc(said("", before.Charges), said("", op.Charges), sameCharge) {
-			return answer{outcome: quota.IDReused}
+			return answer{outcome: quota.IDReused, field: "extend_id"}
 		}
-		return m.replay(now, g)
+		return m.repeat(now, g)
 	}
 	switch {
 	case g.settled > 0:

@@ -40,6 +40,7 @@ type answer struct {
 	wish        *wish // of an acquire or an extension: all that it wants
 	retryAt     time.Time
 	expiry      time.Time
+	field       string      // the id that was used before
 	reservation *grant      // that a refusal names
 	phase       quota.Phase // of an acquire or an extension, as it stands
 	ended       quota.Phase // how what was open ended

@@ -213,7 +213,7 @@ func validateCharge(charges []Charge, i int, main Bucket, ps *Problems) {
 	}
 	named := len(*ps) == faults
 	if c.Amount < 1 || c.Amount > AmountMax {
-		ps.Add(field("amount"), "is %d; want 1 to %d, or leave it out for 1", c.Amount, AmountMax)
+		ps.Add(field("amount"), "is %d; want 1 to %d, or leave it out for the bucket's estimate, or 1", c.Amount, AmountMax)
 	}
 	if c.Ceiling.Set && c.Ceiling.Max < 0 {
 		ps.Add(field("ceiling"), "is %d; want 0 or more, or leave it out for none", c.Ceiling.Max)

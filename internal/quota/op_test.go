@@ -65,7 +65,7 @@ func TestValidateNamesEveryFault(t *testing.T) {
 		{quota.Acquire{}, []string{"bucket: is empty"}},
 		{quota.Acquire{Bucket: "a/*", RequestID: "a b"}, []string{`bucket: "a/*": '*' is not allowed`, "request_id: has the byte 0x20"}},
 		{quota.Acquire{Bucket: "a", Charges: many}, []string{"charges: has 33; at most 32 in one request"}},
-		{quota.Acquire{Bucket: "a", Charges: []quota.Charge{{}}}, []string{"charges[0].amount: is 0; want 1 to 1000000000000000, or leave it out for 1"}},
+		{quota.Acquire{Bucket: "a", Charges: []quota.Charge{{}}}, []string{"charges[0].amount: is 0; want 1 to 1000000000000000, or leave it out for the bucket's estimate, or 1"}},
 		{quota.Acquire{Bucket: "a", Charges: []quota.Charge{{Amount: -1}}}, []string{"charges[0].amount: is -1; want"}},
 		{quota.Acquire{Bucket: "a", Charges: []quota.Charge{{Amount: quota.AmountMax + 1}}}, []string{"charges[0].amount: is 1000000000000001; want"}},
 		{quota.Acquire{Bucket: "a", Charges: []quota.Charge{{Amount: math.MinInt64}}}, []string{"charges[0].amount: is -9223372036854775808; want"}},

@@ -155,11 +155,13 @@ func (r Receipt) actuals(charges []Charge) ([]actual, Problems) {
 		switch {
 		case at >= 0 && !c.Default:
 			used[at].amount = c.Amount
-		case at >= 0 || c.Default || c.Amount == 0:
-		case slices.ContainsFunc(used, func(a actual) bool { return a.bucket == c.Bucket }):
-			extra = append(extra, actual{c.Bucket, c.Unit, c.Amount})
-		default:
+		case at >= 0: // as held
+		case !slices.ContainsFunc(used, func(a actual) bool { return a.bucket == c.Bucket }):
 			ps.Add(field("bucket"), "%s was not charged by this reservation; want one that was, such as %s", c.Bucket, used[0].bucket)
+		case c.Default:
+			ps.Add(field("amount"), "is left out, and no %s are held; say how many were used", c.Unit)
+		case c.Amount > 0:
+			extra = append(extra, actual{c.Bucket, c.Unit, c.Amount})
 		}
 	}
 	slices.SortFunc(extra, func(a, b actual) int {
@@ -225,7 +227,7 @@ func (p *plan) unheld(r *Receipt) (Decision, error) {
 		})
 	}
 	if n := touched(r.Entries); n > CountsMax {
-		return tooManyCounts(n), nil
+		return tooManyHeld(n), nil
 	}
 	if err := p.read(); err != nil {
 		return Decision{}, err

@@ -161,7 +161,21 @@ func TestSettleRefusals(t *testing.T) {
 		},
 		step{0, with("two", quota.Charge{Bucket: "b", Unit: "tokens", Amount: 1}), // a parent is not what was charged
 			"invalid, charges[0].bucket: b was not charged by this reservation; want one that was, such as a", counts},
-		step{0, with("two", quota.Charge{Bucket: "c"}, quota.Charge{Bucket: "d", Default: true}), "done", today + "2+0; b/c calls/day 2026-11-22: 2+0"},
+		step{
+			0, with("two", quota.Charge{Bucket: "c"}, quota.Charge{Bucket: "d", Default: true}), // nothing of it is an amount too
+			"invalid, charges[0].bucket: c was not charged by this reservation; want one that was, such as a, " +
+				"charges[1].bucket: d was not charged by this reservation; want one that was, such as a", counts,
+		},
+		step{
+			0, with("two", quota.Charge{Unit: "tokens", Default: true}, quota.Charge{Bucket: "b/c", Unit: "pages", Default: true}),
+			"invalid, charges[0].amount: is left out, and no tokens are held; say how many were used, " +
+				"charges[1].amount: is left out, and no pages are held; say how many were used", counts,
+		},
+		step{0, with("two", quota.Charge{Default: true}, quota.Charge{Unit: "tokens"}), "done", today + "2+0; b/c calls/day 2026-11-22: 2+0"},
+		step{
+			0, with("two", quota.Charge{Bucket: "c"}), // and not of what was settled before either
+			"invalid, charges[0].bucket: c was not charged by this reservation; want one that was, such as a", "",
+		},
 	)
 }
 
@@ -185,6 +199,10 @@ func TestSettleUnheld(t *testing.T) {
 			"already_settled, settled, 2 of 2 calls of a/b, 12 of 0 tokens of a/b", settled,
 		},
 		step{13 * time.Hour, with(), "already_settled, settled, 2 of 2 calls of a/b, 12 of 0 tokens of a/b", settled},
+		step{
+			13 * time.Hour, with(quota.Charge{Unit: "tokens", Default: true}), // settled they were, but not held
+			"invalid, charges[0].amount: is left out, and no tokens are held; say how many were used", settled,
+		},
 		step{13 * time.Hour, release("1"), "already_settled, settled, 2 of 2 calls of a/b, 12 of 0 tokens of a/b", settled},
 	)
 	key := quota.AccountKey{Bucket: "a", Unit: "tokens", Span: window.Month, Label: "2026-11"}
@@ -225,6 +243,60 @@ func TestSettleFillsInTurn(t *testing.T) {
 	}
 }
 
+// An acquire that is repeated under its id is not taken for leave to make a call whose amounts have been given back.
+func TestAcquireAgainAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	const replayed = "done, replayed, until 12:15:00"
+	const inBack = "back calls/day 2026-11-22: "
+	for name, steps := range map[string][]step{
+		"settled": {
+			{0, reserve("a", "1", 3), until, ""},
+			{0, settle("1", 1), "done", ""},
+			{time.Hour, reserve("a", "1", 3), replayed, today + "1+0"},
+		},
+		"settled with nothing": {
+			{0, reserve("a", "1", 3), until, ""},
+			{0, settle("1", 0), "done", ""},
+			{0, reserve("a", "1", 3), replayed, noCounts},
+		},
+		"expired and charged": {
+			{0, reserve("a", "1", 3), until, ""},
+			{15 * time.Minute, reserve("a", "1", 3), replayed, today + "0+3; a has 1"},
+			{15 * time.Minute, quota.Expire{Max: 1}, "done, 1 charged, 0 released", ""},
+			{15 * time.Minute, reserve("a", "1", 3), replayed, today + "3+0"},
+			{15 * time.Minute, release("1"), "done, late", noCounts},
+			{15 * time.Minute, reserve("a", "1", 3), "already_released, released, 0 of 3 calls of a", noCounts},
+		},
+		"expired and given back": {
+			{0, reserve("back", "1", 3), until, ""},
+			{15*time.Minute - 1, reserve("back", "1", 3), replayed, inBack + "0+3; back has 1"},
+			{15 * time.Minute, reserve("back", "1", 3), "already_expired, expired, 0 of 3 calls of back", inBack + "0+3; back has 1"}, // due
+			{15 * time.Minute, reserve("back", "1", 2), "id_reused, request_id", ""},
+			{15 * time.Minute, quota.Expire{Max: 1}, "done, 0 charged, 1 released", noCounts},
+			{15 * time.Minute, reserve("back", "1", 3), "already_expired, expired, 0 of 3 calls of back", noCounts},
+			{15 * time.Minute, settle("1", 2), "done, late", inBack + "2+0"},
+			{15 * time.Minute, reserve("back", "1", 3), replayed, inBack + "2+0"},
+		},
+		"as it was declared when it was made": {
+			{0, reserve("back", "1", 3), until, ""},
+			{0, quota.SetBucket{Name: "back", Settings: quota.Settings{Limits: limits("5")}}, "done", ""},
+			{15 * time.Minute, reserve("back", "1", 3), "already_expired, expired, 0 of 3 calls of back", ""},
+		},
+		"of somebody else": {
+			{0, reserve("a", "1", 3), until, ""},
+			{0, release("1"), "done", noCounts},
+			{0, as("q", reserve("a", "1", 3)), until, today + "0+3; a has 1"},
+		},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			play(t, newState(t, quota.Defaults{}, map[string]quota.Settings{
+				"a": {Limits: limits("5")}, "back": {Limits: limits("5"), OnExpiry: quota.ExpiryRelease},
+			}), steps...)
+		})
+	}
+}
+
 func TestRelease(t *testing.T) {
 	t.Parallel()
 	plain := reserve("a", "1", 3)
@@ -234,7 +306,8 @@ func TestRelease(t *testing.T) {
 			{0, reserve("a", "1", 3), "done, until 12:15:00", ""},
 			{0, release("1"), "done", noCounts},
 			{0, release("1"), "done, replayed, until 12:15:00", noCounts},
-			{0, reserve("a", "1", 3), "done, replayed, until 12:15:00", noCounts}, // the id is spent
+			{0, reserve("a", "1", 3), "already_released, released, 0 of 3 calls of a", noCounts}, // the id is spent
+			{0, reserve("a", "1", 2), "id_reused, request_id", noCounts},
 		},
 		"one that expired": {
 			{0, reserve("a", "1", 3), "done, until 12:15:00", ""},
@@ -269,7 +342,7 @@ func TestRelease(t *testing.T) {
 			{0, plain, "done", today + "3+0"},
 			{0, release("1"), "done", noCounts},
 			{0, release("1"), "done, replayed", noCounts},
-			{0, plain, "done, replayed", noCounts},
+			{0, plain, "already_released", noCounts},
 			{0, extend("1", "x", 0, 1), "already_released", noCounts},
 		},
 		"a plain acquire, after a reset": {
@@ -346,34 +419,4 @@ func TestUsedMaxOfAnExpiry(t *testing.T) {
 		step{time.Hour, quota.Expire{Max: 1}, "done, 1 charged, 0 released", today + "5000000000000000000+0"},
 		step{time.Hour, settle("1", 4), "done, late", today + "4999999999999999994+0"},
 	)
-}
-
-// Charges that share a parent have an entry each of its counts; what is bounded is the counts.
-func TestCountsMaxOfReservations(t *testing.T) {
-	t.Parallel()
-	declared := make(map[string]quota.Settings)
-	for n := range quota.SegmentsMax {
-		declared["*"+strings.Repeat("/*", n)] = quota.Settings{Limits: limits("50/minute, 50/hour, 50/day, 50/week, 50/month, 50/year, 50/ever")}
-	}
-	op := reserve("a/b/c/d/e/f/g/0", "1", 1)
-	for i := 1; i < 29; i++ { // 7 counts of each, and 49 of their 7 parents
-		op.Charges = append(op.Charges, quota.Charge{Bucket: quota.Bucket("a/b/c/d/e/f/g/" + strings.Repeat("x", i)), Amount: 1})
-	}
-	s := newState(t, quota.Defaults{}, declared)
-	const touch = "charges: touch %s counts, over all buckets, parents and windows; at most 256 in one request"
-	x := extend("1", "x", 0, 1)
-	x.Charges[0].Unit = "tokens"
-	tokens := quota.Settle{Principal: "p", RequestID: "1", Charges: []quota.Charge{{Unit: "tokens", Amount: 1}}}
-	play(
-		t, s,
-		step{0, op, "done, until 12:15:00", ""},
-		step{0, extend("1", "", time.Hour, 0), "done, until 13:00:00", ""},
-		step{0, extend("1", "w", 0, 1), "done, until 13:00:00", ""},
-		step{0, x, "invalid, " + strings.Replace(touch, "%s", "260", 1), ""},
-		step{0, tokens, "invalid, " + strings.Replace(touch, "%s", "260", 1), ""},
-		step{0, settle("1", 3), "done", ""},
-	)
-	if n := len(s.accounts); n != 252 {
-		t.Errorf("%d counts, want 252", n)
-	}
 }

@@ -65,6 +65,9 @@ func outcomeOf(d quota.Decision) string {
 		}
 	}
 	slices.Sort(parts[1:])
+	if d.Field != "" {
+		parts = append(parts, d.Field)
+	}
 	if d.Charged+d.Released > 0 {
 		parts = append(parts, fmt.Sprintf("%d charged", d.Charged), fmt.Sprintf("%d released", d.Released))
 	}

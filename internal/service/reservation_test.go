@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -160,8 +161,10 @@ func TestReleaseOfAPlainAcquire(t *testing.T) {
 	if resp, err := r.Release(ctx, &quotadv1.ReleaseRequest{RequestId: "id"}); err != nil || resp.GetReplayed() || resp.GetBalances()[0].GetUsed() != 0 {
 		t.Errorf("%v, %v", resp, err)
 	}
-	for what, err := range map[string]error{"settle": r.settle(ctx, "id"), "extend": r.extend(ctx, "id", time.Minute)} {
-		if reason(err) != service.ReasonAlreadyReleased {
+	_, again := r.Acquire(ctx, &quotadv1.AcquireRequest{Bucket: "a", RequestId: "id", Charges: []*quotadv1.Charge{charge("", "", 3)}})
+	for what, err := range map[string]error{"settle": r.settle(ctx, "id"), "extend": r.extend(ctx, "id", time.Minute), "acquire": again} {
+		const text = `request_id: "id" was released before; nothing of it is charged: use a new id to acquire again`
+		if reason(err) != service.ReasonAlreadyReleased || status.Convert(err).Message() != text {
 			t.Errorf("%s: %v", what, err)
 		}
 		if d, has := detail[*quotadv1.Reservation](err); has {
@@ -227,6 +230,7 @@ func TestReservationRefusals(t *testing.T) {
 		precondition := codes.FailedPrecondition
 		const none, settled = quotadv1.ReservationState_RESERVATION_STATE_UNSPECIFIED, quotadv1.ReservationState_RESERVATION_STATE_SETTLED
 		const released, expired = quotadv1.ReservationState_RESERVATION_STATE_RELEASED, quotadv1.ReservationState_RESERVATION_STATE_EXPIRED
+		const over = "at 2000-01-01T00:01:00Z; it can be settled or released, and nothing else: use a new id to acquire again"
 		for _, c := range []struct {
 			what  string
 			err   error
@@ -245,9 +249,9 @@ func TestReservationRefusals(t *testing.T) {
 			{"extend a settled one", r.extend(ctx, "settled", time.Hour), precondition, service.ReasonAlreadySettled, settled, "1 calls, 7 tokens"},
 			{"settle a released one", r.settle(ctx, "released"), precondition, service.ReasonAlreadyReleased, released, "at 2000-01-01T00:00:00Z"},
 			{"extend a released one", r.extend(ctx, "released", time.Hour), precondition, service.ReasonAlreadyReleased, released, "nothing of it is charged"},
-			{"extend too late", r.extend(ctx, "expired", time.Hour), precondition, service.ReasonExpired, expired, "has expired, at 2000-01-01T00:01:00Z; it can be settled or released"},
-			{"extend otherwise", reused, codes.AlreadyExists, service.ReasonRequestIDReused, none, `"x"`},
-			{"acquire otherwise", otherwise, codes.AlreadyExists, service.ReasonRequestIDReused, none, `"extended"`},
+			{"extend too late", r.extend(ctx, "expired", time.Hour), precondition, service.ReasonExpired, expired, `"expired" has expired, ` + over},
+			{"extend otherwise", reused, codes.AlreadyExists, service.ReasonRequestIDReused, none, `extend_id: "x" was used before for something else; use a new id for a new extension`},
+			{"acquire otherwise", otherwise, codes.AlreadyExists, service.ReasonRequestIDReused, none, `request_id: "extended" was used before for something else; use a new id for a new request`},
 		} {
 			if status.Code(c.err) != c.code || reason(c.err) != c.why || !strings.Contains(c.err.Error(), c.text) {
 				t.Errorf("%s: %v (%s), want %v %s and %q", c.what, c.err, reason(c.err), c.code, c.why, c.text)
@@ -263,6 +267,69 @@ func TestReservationRefusals(t *testing.T) {
 		}
 		wantLines(t, "after all refusals", r.usage(t, "app"), "app calls 3+1/10 2000-01-01", "app tokens 16+16/1000 2000-01-01")
 	})
+}
+
+// What was given back is not granted by sending its acquire or its extension again, and the answer says what to do.
+func TestSentAgainAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, memengine.New(), fifty)
+		defer r.close()
+		ctx := t.Context()
+		r.declare(t, app(), &quotadv1.Bucket{Name: "back", OnExpiry: quotadv1.OnExpiry_ON_EXPIRY_RELEASE})
+		acquire := func(bucket, id string) error {
+			_, err := r.Acquire(ctx, &quotadv1.AcquireRequest{Bucket: bucket, RequestId: id, Hold: durationpb.New(time.Minute)})
+			return err
+		}
+		extend := func(id string) error {
+			_, err := r.Extend(ctx, &quotadv1.ExtendRequest{RequestId: id, ExtendId: "x", Charges: []*quotadv1.Charge{charge("", "tokens", 1)}})
+			return err
+		}
+		both := func(bucket, id string) {
+			t.Helper()
+			if err := errors.Join(acquire(bucket, id), extend(id), acquire(bucket, id), extend(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for id, bucket := range map[string]string{"settled": "app", "released": "app", "charged": "app", "expired": "back"} {
+			both(bucket, id)
+		}
+		if err := errors.Join(r.settle(ctx, "settled", charge("", "", 0)), r.release(ctx, "released")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		both("app", "settled")
+		both("app", "charged")
+		const anew = ": use a new id to acquire again"
+		for id, want := range map[string]struct {
+			bucket, why string
+			state       quotadv1.ReservationState
+			text        string
+		}{
+			"released": {"app", service.ReasonAlreadyReleased, quotadv1.ReservationState_RESERVATION_STATE_RELEASED, "was released before, at 2000-01-01T00:00:00Z; nothing of it is charged" + anew},
+			"expired":  {"back", service.ReasonExpired, quotadv1.ReservationState_RESERVATION_STATE_EXPIRED, "has expired, at 2000-01-01T00:01:00Z; it can be settled or released, and nothing else" + anew},
+		} {
+			for what, err := range map[string]error{"acquire": acquire(want.bucket, id), "extend": extend(id)} {
+				d, _ := detail[*quotadv1.Reservation](err)
+				if text := fmt.Sprintf("request_id: %q %s", id, want.text); reason(err) != want.why || status.Convert(err).Message() != text || d.GetState() != want.state {
+					t.Errorf("%s %s: %v with %v, want %s, %v and %s", what, id, err, d, want.why, want.state, text)
+				}
+			}
+		}
+	})
+}
+
+// Where something else than the reservation's own bucket was charged, a text says so.
+func TestSettlementNamesOtherBuckets(t *testing.T) {
+	r := start(t, memengine.New(), fifty)
+	defer r.close()
+	ctx := t.Context()
+	r.hold(t, ctx, "a", "id", time.Minute, charge("", "", 1), charge("b", "", 2))
+	if err := r.settle(ctx, "id", charge("b", "", 5), charge("b", "tokens", 7)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.settle(ctx, "id"); !strings.HasSuffix(status.Convert(err).Message(), ", with 1 calls, 5 calls of b, 7 tokens of b") {
+		t.Errorf("%v", err)
+	}
 }
 
 func amountsOf(charges []*quotadv1.Charge) string {
@@ -291,8 +358,14 @@ func TestLate(t *testing.T) {
 			r.hold(t, ctx, "app", "released", time.Minute, charge("", "", 1))
 			time.Sleep(time.Minute)
 			wantLines(t, "expired", r.usage(t, "app"), c.expired)
-			if resp := r.hold(t, ctx, "app", "settled", time.Minute, charge("", "", 3)); !resp.GetReplayed() || resp.GetState() != quotadv1.ReservationState_RESERVATION_STATE_EXPIRED {
-				t.Errorf("acquired again: %v", resp)
+			again, err := r.Acquire(ctx, &quotadv1.AcquireRequest{
+				Bucket: "app", RequestId: "settled", Hold: durationpb.New(time.Minute), Charges: []*quotadv1.Charge{charge("", "", 3)},
+			})
+			if c.on == quotadv1.OnExpiry_ON_EXPIRY_RELEASE && reason(err) != service.ReasonExpired {
+				t.Errorf("acquired again what was given back: %v, %v", again, err)
+			}
+			if c.on != quotadv1.OnExpiry_ON_EXPIRY_RELEASE && (!again.GetReplayed() || again.GetState() != quotadv1.ReservationState_RESERVATION_STATE_EXPIRED) {
+				t.Errorf("acquired again what was charged: %v, %v", again, err)
 			}
 			for _, replayed := range []bool{false, true} {
 				settled, err := r.Settle(ctx, &quotadv1.SettleRequest{RequestId: "settled", Charges: []*quotadv1.Charge{charge("", "", 5)}})

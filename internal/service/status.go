@@ -75,8 +75,12 @@ func refusal(ctx context.Context, d quota.Decision) error {
 	case quota.Invalid:
 		return invalid(d.Problems)
 	case quota.IDReused:
+		what := "request"
+		if d.Field == "extend_id" {
+			what = "extension"
+		}
 		return fail(codes.AlreadyExists, ReasonRequestIDReused,
-			fmt.Sprintf("request_id: %q was used before for something else; use a new id for a new request", d.Detail))
+			fmt.Sprintf("%s: %q was used before for something else; use a new id for a new %s", d.Field, d.Detail, what))
 	case quota.UnknownBucket:
 		return fail(codes.NotFound, ReasonUnknownBucket,
 			fmt.Sprintf("bucket: %q is not declared, nor is a parent of it, and there is no default", d.Detail))
@@ -94,9 +98,9 @@ func refusal(ctx context.Context, d quota.Decision) error {
 	case quota.AlreadySettled:
 		return ended(d, ReasonAlreadySettled, "was settled before%s, with %s")
 	case quota.AlreadyReleased:
-		return ended(d, ReasonAlreadyReleased, "was released before%s; nothing of it is charged")
+		return ended(d, ReasonAlreadyReleased, "was released before%s; nothing of it is charged: use a new id to acquire again")
 	case quota.AlreadyExpired:
-		return ended(d, ReasonExpired, "has expired%s; it can be settled or released, but not extended")
+		return ended(d, ReasonExpired, "has expired%s; it can be settled or released, and nothing else: use a new id to acquire again")
 	case quota.Behind: // a store expires what is due, and asks again
 	}
 	return newStatus(codes.Internal, fmt.Sprintf("the ledger answered with %v", d.Outcome)).Err()
@@ -116,22 +120,26 @@ func ended(d quota.Decision, reason, text string) error {
 	}
 	at := []any{", at " + end.Format(time.RFC3339)}
 	if d.Outcome == quota.AlreadySettled {
-		at = append(at, chargesText(how.GetSettled()))
+		at = append(at, chargesText(how.GetSettled(), how.GetBucket()))
 	}
 	text = which + fmt.Sprintf(text, at...)
 	how.Charges, how.Settled = how.GetCharges()[:min(len(how.GetCharges()), violationsMax)], how.GetSettled()[:min(len(how.GetSettled()), violationsMax)]
 	return withDetails(newStatus(codes.FailedPrecondition, text), info(reason), protoadapt.MessageV1Of(how))
 }
 
-// chargesText lists charges for people, such as "1 calls, 812 input_tokens".
-func chargesText(charges []*quotadv1.Charge) string {
+// chargesText lists what a reservation of a bucket was charged for people, such as "1 calls, 812 input_tokens, 5 calls of other".
+func chargesText(charges []*quotadv1.Charge, own string) string {
 	parts := make([]string, 0, len(charges))
 	for i, c := range charges {
 		if i == violationsMax {
 			parts = append(parts, fmt.Sprintf("%d more", len(charges)-i))
 			break
 		}
-		parts = append(parts, fmt.Sprintf("%d %s", c.GetAmount(), c.GetUnit()))
+		part := fmt.Sprintf("%d %s", c.GetAmount(), c.GetUnit())
+		if c.GetBucket() != own {
+			part += " of " + c.GetBucket()
+		}
+		parts = append(parts, part)
 	}
 	return strings.Join(parts, ", ")
 }

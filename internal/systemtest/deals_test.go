@@ -166,15 +166,11 @@ func (ds *deals) send(ctx context.Context, c *client, d *deal, o ...grpc.CallOpt
 	got, err := c.do(ctx, d.pending, o...)
 	ended := time.Now()
 	a := conclude(err)
-	_, extends := d.pending.(*quotadv1.ExtendRequest)
 	switch {
 	case a == granted:
 		ds.grant(d, got, begun, ended)
-	case a == unlawful && extends && reasonOf(err) == "RESERVATION_EXPIRED":
+	case a == unlawful && reasonOf(err) == "RESERVATION_EXPIRED" && ds.expired(d, err, ended):
 		a = refused
-		if ds.tell("extensions that came too late"); ended.Before(d.expiry) {
-			ds.faults("%s: expired before %s, when it was to expire", d.id, d.expiry)
-		}
 	case a == unlawful:
 		ds.faults("lost: %s (%s): an answer that it cannot have: %v", d.id, d.stage, err)
 	case a == denied:
@@ -184,6 +180,40 @@ func (ds *deals) send(ctx context.Context, c *client, d *deal, o ...grpc.CallOpt
 		d.pending = nil
 	}
 	return a
+}
+
+// expired notes that what was pending was refused, as the time of the reservation was over; false if that cannot be. Where an expiry
+// gives back, it may have been granted before, by an answer that was lost: how the reservation stood is in the refusal.
+func (ds *deals) expired(d *deal, err error, ended time.Time) bool {
+	r := reservationIn(err)
+	want := maps.Clone(d.taken)
+	switch request := d.pending.(type) {
+	case *quotadv1.AcquireRequest:
+		want, d.stage = amountsOf(request.GetCharges()), held
+		ds.tell("reservations")
+		ds.tell("acquires that had expired when they were sent again")
+		if !d.frees || request.GetHold() == nil {
+			return false
+		}
+	case *quotadv1.ExtendRequest:
+		ds.tell("extensions that came too late")
+		if d.frees && !maps.Equal(amountsOf(r.GetCharges()), want) {
+			for l, n := range amountsOf(request.GetCharges()) {
+				want.add(l, n)
+			}
+		}
+	default:
+		return false
+	}
+	expiry := r.GetExpireTime().AsTime()
+	if expiry.Before(d.expiry) || ended.Before(expiry) {
+		ds.faults("%s: is told at %s to have expired at %s, and before that it was to expire at %s", d.id, ended, expiry, d.expiry)
+	}
+	if !maps.Equal(amountsOf(r.GetCharges()), want) {
+		ds.faults("lost: %s is told to have held %v, want %v", d.id, r.GetCharges(), want)
+	}
+	d.taken, d.expiry = want, expiry
+	return true
 }
 
 // grant notes that what was pending is done.
@@ -410,12 +440,19 @@ func (ds *deals) recall(ctx context.Context, c *client, some []*deal) {
 			ds.refuses(ctx, c, d, "UNKNOWN_RESERVATION")
 			return
 		}
-		for _, request := range []proto.Message{d.acquire, d.last} {
-			if request == nil {
-				continue
-			}
-			if got, err := c.do(ctx, request); err != nil || !got.replayed {
-				ds.faults("lost: %s is %s, and not known when %T is sent again: %v", d.id, d.stage, request, err)
+		again := ""
+		switch {
+		case d.stage == released:
+			again = "ALREADY_RELEASED"
+		case d.stage == held && d.frees: // it has expired, or it would not have ended
+			again = "RESERVATION_EXPIRED"
+		}
+		if got, err := c.do(ctx, d.acquire); reasonOf(err) != again || again == "" && (err != nil || !got.replayed) {
+			ds.faults("lost: %s is %s, and answered by %v when it is acquired again, want %q", d.id, d.stage, err, again)
+		}
+		if d.last != nil {
+			if got, err := c.do(ctx, d.last); err != nil || !got.replayed {
+				ds.faults("lost: %s is %s, and not known when %T is sent again: %v", d.id, d.stage, d.last, err)
 			}
 		}
 		if reason := map[stage]string{

@@ -57,6 +57,16 @@ func reasonOf(err error) string {
 	return ""
 }
 
+// reservationIn returns the reservation that a refusal tells of; nil if it tells of none.
+func reservationIn(err error) *quotadv1.Reservation {
+	for _, detail := range status.Convert(err).Details() {
+		if r, ok := detail.(*quotadv1.Reservation); ok {
+			return r
+		}
+	}
+	return nil
+}
+
 // findings are what was found to be wrong. Safe for concurrent use.
 type findings struct {
 	mu  sync.Mutex

@@ -7,15 +7,19 @@
 //                        the call. Details: QuotaFailure, RetryInfo (absent if no wait is known to help), Denial. Without that
 //                        ErrorInfo the code is gRPC's own (a message too large, say) and says nothing about quota.
 //   INVALID_ARGUMENT     the request is malformed; BadRequest names every field at fault. Nothing was charged.
-//   ALREADY_EXISTS       reason "REQUEST_ID_REUSED": the request_id was used before for something else. Nothing was charged.
+//   ALREADY_EXISTS       reason "REQUEST_ID_REUSED": the request_id, or the extend_id of an Extend, was used before for something
+//                        else; the text begins with the one that was. Nothing was charged.
 //   NOT_FOUND            reason "UNKNOWN_BUCKET": the bucket is not declared and the default is off; reason
 //                        "UNKNOWN_RESERVATION": the caller has no acquire under that request_id, or its receipt has left.
 //                        Nothing was charged.
 //   FAILED_PRECONDITION  reason "TOO_MANY_BUCKETS": the bound on live undeclared names is reached, or the bucket has
 //                        counts of 64 units today and does not limit this one; reason "DECLARED_IN_FILE": a change to what the
 //                        buckets file declares. Of reservations: "ALREADY_SETTLED" (settled before, with other amounts;
-//                        what it was settled with is in the text, and as a Reservation in the details), "ALREADY_RELEASED",
-//                        "RESERVATION_EXPIRED" (an Extend came too late; Settle and Release still may),
+//                        what it was settled with is in the text, and as a Reservation in the details), "ALREADY_RELEASED" (given
+//                        back before: a Settle or an Extend of it is refused, and so is its Acquire when it is sent again,
+//                        which holds nothing any more and is no leave to make a call), "RESERVATION_EXPIRED" (an Extend came
+//                        too late, or an Acquire is sent again after the expiry gave back what it held; Settle and Release
+//                        still may),
 //                        "NOT_A_RESERVATION" (the acquire was without hold: it can be released, and nothing else).
 //                        Nothing was charged.
 //   DATA_LOSS            reason "RECORD_CORRUPT": a record of this bucket fails its checksum; refused rather than guessed.
@@ -146,7 +150,8 @@ type AcquireResponse struct {
 	Replayed bool `protobuf:"varint,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	// For a reservation, when it expires; absent otherwise.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// For a reservation, how it stands: open, unless this is a replay and it has ended since. Unspecified otherwise.
+	// For a reservation, how it stands: open, unless this is a replay and it has been settled since, or has expired and was
+	// charged. Unspecified otherwise.
 	State         ReservationState `protobuf:"varint,4,opt,name=state,proto3,enum=quotad.v1.ReservationState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -216,8 +221,8 @@ type SettleRequest struct {
 	// The reservation: the request_id of its acquire. Required.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The actual amounts, 0 allowed; a unit not named settles as held. A charge without a bucket means the reservation's. A unit
-	// that was not held may be reported for a bucket that was charged; it is counted in the windows in which the reservation was
-	// made. Ceilings are refused: they bind what is taken, not what was used. At most 32.
+	// that was not held may be reported, with its amount, for a bucket that was charged; it is counted in the windows in which
+	// the reservation was made. Ceilings are refused: they bind what is taken, not what was used. At most 32.
 	Charges       []*Charge `protobuf:"bytes,2,rep,name=charges,proto3" json:"charges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -524,7 +529,7 @@ type ExtendResponse struct {
 	Replayed bool `protobuf:"varint,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	// When the reservation expires now.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// How it stands: open, unless this is a replay and it has ended since.
+	// How it stands: open, unless this is a replay and it has been settled since, or has expired and was charged.
 	State         ReservationState `protobuf:"varint,4,opt,name=state,proto3,enum=quotad.v1.ReservationState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -7,15 +7,19 @@
 //                        the call. Details: QuotaFailure, RetryInfo (absent if no wait is known to help), Denial. Without that
 //                        ErrorInfo the code is gRPC's own (a message too large, say) and says nothing about quota.
 //   INVALID_ARGUMENT     the request is malformed; BadRequest names every field at fault. Nothing was charged.
-//   ALREADY_EXISTS       reason "REQUEST_ID_REUSED": the request_id was used before for something else. Nothing was charged.
+//   ALREADY_EXISTS       reason "REQUEST_ID_REUSED": the request_id, or the extend_id of an Extend, was used before for something
+//                        else; the text begins with the one that was. Nothing was charged.
 //   NOT_FOUND            reason "UNKNOWN_BUCKET": the bucket is not declared and the default is off; reason
 //                        "UNKNOWN_RESERVATION": the caller has no acquire under that request_id, or its receipt has left.
 //                        Nothing was charged.
 //   FAILED_PRECONDITION  reason "TOO_MANY_BUCKETS": the bound on live undeclared names is reached, or the bucket has
 //                        counts of 64 units today and does not limit this one; reason "DECLARED_IN_FILE": a change to what the
 //                        buckets file declares. Of reservations: "ALREADY_SETTLED" (settled before, with other amounts;
-//                        what it was settled with is in the text, and as a Reservation in the details), "ALREADY_RELEASED",
-//                        "RESERVATION_EXPIRED" (an Extend came too late; Settle and Release still may),
+//                        what it was settled with is in the text, and as a Reservation in the details), "ALREADY_RELEASED" (given
+//                        back before: a Settle or an Extend of it is refused, and so is its Acquire when it is sent again,
+//                        which holds nothing any more and is no leave to make a call), "RESERVATION_EXPIRED" (an Extend came
+//                        too late, or an Acquire is sent again after the expiry gave back what it held; Settle and Release
+//                        still may),
 //                        "NOT_A_RESERVATION" (the acquire was without hold: it can be released, and nothing else).
 //                        Nothing was charged.
 //   DATA_LOSS            reason "RECORD_CORRUPT": a record of this bucket fails its checksum; refused rather than guessed.
@@ -70,8 +74,9 @@ const (
 // Takes, settles and gives back quota.
 type QuotaServiceClient interface {
 	// Takes amounts before a call: all of them or none, durable before it answers. A denial is RESOURCE_EXHAUSTED and costs
-	// nothing. With a request_id it may be sent again, for at least 24 hours, and charges once. Without one every sending charges,
-	// so it is not declared idempotent: nothing on the way may send it again by itself.
+	// nothing. With a request_id it may be sent again, for at least 24 hours, and charges once; if what it took has been given back
+	// since, by a Release or an expiry, sending it again is refused. Without one every sending charges, so it is not declared
+	// idempotent: nothing on the way may send it again by itself.
 	Acquire(ctx context.Context, in *AcquireRequest, opts ...grpc.CallOption) (*AcquireResponse, error)
 	// Replaces what a reservation holds by what was really used, in the windows that admitted it. Never refused for being over
 	// the limit: money already spent is recorded as overage. After the reservation has expired it corrects the count, while its
@@ -153,8 +158,9 @@ func (c *quotaServiceClient) Check(ctx context.Context, in *CheckRequest, opts .
 // Takes, settles and gives back quota.
 type QuotaServiceServer interface {
 	// Takes amounts before a call: all of them or none, durable before it answers. A denial is RESOURCE_EXHAUSTED and costs
-	// nothing. With a request_id it may be sent again, for at least 24 hours, and charges once. Without one every sending charges,
-	// so it is not declared idempotent: nothing on the way may send it again by itself.
+	// nothing. With a request_id it may be sent again, for at least 24 hours, and charges once; if what it took has been given back
+	// since, by a Release or an expiry, sending it again is refused. Without one every sending charges, so it is not declared
+	// idempotent: nothing on the way may send it again by itself.
 	Acquire(context.Context, *AcquireRequest) (*AcquireResponse, error)
 	// Replaces what a reservation holds by what was really used, in the windows that admitted it. Never refused for being over
 	// the limit: money already spent is recorded as overage. After the reservation has expired it corrects the count, while its
