@@ -53,11 +53,13 @@ func (s *Store) snapshot(ctx context.Context, fn func(*state) error) error {
 	})
 }
 
-// Check tells what an acquire would be answered now, and charges nothing.
+// Check tells what an acquire would be answered now, and charges nothing. It keeps to the time at which it was asked, so that what
+// falls due meanwhile does not put it off.
 func (s *Store) Check(ctx context.Context, op quota.Acquire) (d quota.Decision, err error) {
-	for {
+	for now := s.Now(); ; {
 		err = s.snapshot(ctx, func(st *state) error {
-			d, err = quota.Check(st, st.now, op)
+			st.now = now
+			d, err = quota.Check(st, now, op)
 			return err
 		})
 		if err != nil || d.Outcome != quota.Behind {

@@ -41,8 +41,10 @@ func (s *Store) writeParts(now time.Time, ops []request, results []groupcommit.R
 		}
 	}
 	s.waits = true
-	defer func() { s.waits = false }()
+	s.stays = true
+	defer func() { s.waits, s.stays = false, false }()
 	p.write(endings, true)
+	s.stays = false
 	p.write(others, false)
 	return p.wrote, p.fault
 }

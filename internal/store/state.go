@@ -65,6 +65,7 @@ type state struct {
 	opened   int64             // open reservations, more or fewer than before this transaction
 	byTheWay quota.Decision    // what was expired for the sake of other ops
 	waits    bool              // nothing is expired for the sake of another op
+	stays    bool              // receipts stay in the space that they are in
 	expired  int               // of them, those that Expire ended
 	soonest  time.Time         // the first expiry that was scheduled; zero if none was
 }
@@ -189,7 +190,7 @@ func (s *state) Receipt(k quota.ReceiptKey) (quota.Receipt, bool, error) {
 func (s *state) SetReceipt(k quota.ReceiptKey, r quota.Receipt) error {
 	key, space := s.receiptKey(k), s.todaysReceipts()
 	if at, ok := s.strays[key]; ok {
-		if at > space {
+		if at > space || s.stays {
 			space = at
 		} else {
 			s.writes++

@@ -37,6 +37,7 @@ type Store struct {
 	// What a batch expired for the sake of its ops, and whether it expires nothing for their sake.
 	byTheWay Tally
 	waits    bool
+	stays    bool // receipts are not moved to the space of today: that takes room
 
 	revision  atomic.Int64 // rises with every durable commit
 	next      atomic.Int64 // when the next reservation expires, in milliseconds since 1970; or never
@@ -141,7 +142,7 @@ func (s *Store) commit(ops []request, results []groupcommit.Result[*quota.Decisi
 		wrote, fault = s.writeSingly(now, ops, results)
 		err = nil
 	}
-	if errors.Is(err, ErrFull) && len(ops) > 1 {
+	if errors.Is(err, ErrFull) && (len(ops) > 1 || ending(ops[0].op)) {
 		wrote, fault = s.writeParts(now, ops, results)
 		if err = nil; errors.Is(fault, ErrUnknown) { // of every part: some may have been kept
 			err = fault
@@ -184,7 +185,7 @@ func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result
 	if err == nil {
 		err = s.engine.Update(context.Background(), func(tx Tx) error { //nolint:forbidigo // a batch belongs to no single caller
 			st = newState(tx, now, &s.windows, &s.books)
-			st.damaged, st.passed, st.waits = s.damaged, &s.passed, s.waits
+			st.damaged, st.passed, st.waits, st.stays = s.damaged, &s.passed, s.waits, s.stays
 			return s.decide(st, ops, results)
 		})
 	}
