@@ -143,6 +143,7 @@ func TestNoCountBelowZero(t *testing.T) {
 }
 
 func countComesBack(t *testing.T, last quota.Op) {
+	t.Helper()
 	e := memengine.New()
 	start := func(ahead time.Duration, accept bool) *store.Store {
 		return open(t, noClose{e}, store.Options{AcceptClock: accept, Now: func() time.Time { return time.Now().Add(ahead) }})
