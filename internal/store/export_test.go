@@ -14,6 +14,8 @@ const ExpireMax = expireMax
 
 // The forms of the records that reservations are made of.
 var (
+	AccountSpace       = accountSpace
+	AccountKey         = accountKey
 	AppendAccount      = appendAccount
 	ParseAccountRecord = parseAccountRecord
 	AppendReceipt      = appendReceipt

@@ -64,7 +64,9 @@ func (s *Store) keepExpiring(ctx context.Context, timer *time.Timer) {
 	switch {
 	case err != nil && (ctx.Err() != nil || errors.Is(err, ErrClosed)):
 	case err != nil:
-		s.log.Error("expiring reservations", "error", err)
+		if !errors.Is(err, ErrFull) { // which has been told of
+			s.log.Error("expiring reservations", "error", err)
+		}
 		timer.Reset(retryEvery)
 	case some:
 		timer.Reset(wait)

@@ -29,7 +29,9 @@ type parts struct {
 }
 
 // writeParts decides a batch for which there was no room as a whole. What ends reservations comes first, in ever smaller parts: a
-// large transaction needs room for all the pages that it changes. The rest is then tried once, and expires nothing by the way.
+// large transaction needs room for all the pages that it changes, and by leaving the receipts in the spaces where they are: those of
+// today would need new pages, and the old ones are free only when most of what was on them has moved. Such a receipt may leave a day
+// sooner than it would have. The rest is then tried once, and expires nothing by the way.
 func (s *Store) writeParts(now time.Time, ops []request, results []groupcommit.Result[*quota.Decision]) (wrote bool, fault error) {
 	p := parts{s: s, now: now, ops: ops, results: results}
 	var endings, others []int
@@ -40,8 +42,7 @@ func (s *Store) writeParts(now time.Time, ops []request, results []groupcommit.R
 			others = append(others, i)
 		}
 	}
-	s.waits = true
-	s.stays = true
+	s.waits, s.stays = true, true
 	defer func() { s.waits, s.stays = false, false }()
 	p.write(endings, true)
 	s.stays = false
