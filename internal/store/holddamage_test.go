@@ -210,7 +210,7 @@ func TestReservationsUnderWrongClock(t *testing.T) {
 // What is refused, replayed, checked or not due writes nothing: not a byte, not a sync.
 func TestReservationRefusalsWriteNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		writes := 0
+		var writes atomic.Int64
 		e := &hooks{Engine: memengine.New(), tx: func(tx store.Tx) store.Tx { return counting{tx, &writes} }}
 		s := open(t, e, store.Options{Defaults: fifty})
 		defer closeStore(t, s)
@@ -228,7 +228,7 @@ func TestReservationRefusalsWriteNothing(t *testing.T) {
 		do(t, s, extending("open", "more", time.Hour, quota.Charge{Amount: 1}), quota.Done)
 		synctest.Wait()
 		revision := s.Revision()
-		writes = 0
+		writes.Store(0)
 		do(t, s, reserving("a", "open", time.Hour, quota.Charge{Amount: 5}), quota.Done)
 		do(t, s, reserving("a", "open", time.Hour, quota.Charge{Amount: 6}), quota.IDReused)
 		do(t, s, reserving("a", "greedy", time.Hour, quota.Charge{Amount: 26}), quota.Denied)
@@ -248,12 +248,12 @@ func TestReservationRefusalsWriteNothing(t *testing.T) {
 		allPages(t, s, store.ReservationQuery{Max: 1})
 		time.Sleep(30 * time.Minute) // the keeper looks, and nothing is due
 		synctest.Wait()
-		if writes != 0 || s.Revision() != revision {
-			t.Errorf("%d writes, %d commits", writes, s.Revision()-revision)
+		if writes.Load() != 0 || s.Revision() != revision {
+			t.Errorf("%d writes, %d commits", writes.Load(), s.Revision()-revision)
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if writes == 0 {
+		if writes.Load() == 0 {
 			t.Error("the control, an expiry, wrote nothing")
 		}
 	})

@@ -305,11 +305,11 @@ func (e *dyingEngine) Update(ctx context.Context, fn func(store.Tx) error) error
 		return fmt.Errorf("%w: for the test", store.ErrUnknown)
 	}
 	return e.Engine.Update(ctx, func(tx store.Tx) error {
-		n := 0
-		if err := fn(counting{tx, &n}); err != nil {
+		var writes atomic.Int64
+		if err := fn(counting{tx, &writes}); err != nil {
 			return err
 		}
-		if n > e.most {
+		if n := int(writes.Load()); n > e.most {
 			return fmt.Errorf("%w: %d writes", store.ErrFull, n)
 		}
 		return nil

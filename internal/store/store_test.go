@@ -50,21 +50,21 @@ func (h *hooks) Update(ctx context.Context, fn func(store.Tx) error) error {
 // counting counts what a transaction writes.
 type counting struct {
 	store.Tx
-	n *int
+	n *atomic.Int64
 }
 
 func (c counting) Put(space, key string, v []byte) error {
-	*c.n++
+	c.n.Add(1)
 	return c.Tx.Put(space, key, v)
 }
 
 func (c counting) Delete(space, key string) error {
-	*c.n++
+	c.n.Add(1)
 	return c.Tx.Delete(space, key)
 }
 
 func (c counting) Drop(space string) error {
-	*c.n++
+	c.n.Add(1)
 	return c.Tx.Drop(space)
 }
 
@@ -174,22 +174,22 @@ func TestRestart(t *testing.T) {
 
 // A denial, a refusal and a replay write nothing at all: not a byte, not a sync.
 func TestRefusalsWriteNothing(t *testing.T) {
-	writes := 0
+	var writes atomic.Int64
 	e := &hooks{Engine: memengine.New(), tx: func(tx store.Tx) store.Tx { return counting{tx, &writes} }}
 	s := open(t, e, store.Options{Defaults: fifty})
 	defer closeStore(t, s)
 	do(t, s, acquire("a", "first", quota.Charge{Amount: 50}), quota.Done)
 	revision := s.Revision()
-	writes = 0
+	writes.Store(0)
 	do(t, s, acquire("a", "second"), quota.Denied)
 	do(t, s, acquire("a", "first", quota.Charge{Amount: 50}), quota.Done)
 	do(t, s, acquire("a", "first"), quota.IDReused)
 	do(t, s, quota.SetBucket{Name: "a/../b"}, quota.Invalid)
-	if writes != 0 || s.Revision() != revision {
-		t.Errorf("%d writes, %d commits", writes, s.Revision()-revision)
+	if writes.Load() != 0 || s.Revision() != revision {
+		t.Errorf("%d writes, %d commits", writes.Load(), s.Revision()-revision)
 	}
 	do(t, s, acquire("b", ""), quota.Done)
-	if writes == 0 {
+	if writes.Load() == 0 {
 		t.Error("the control, an acquire that is granted, wrote nothing")
 	}
 }
@@ -548,7 +548,8 @@ func TestPages(t *testing.T) {
 // A large space leaves a piece at a time, and acquires are answered in between.
 func TestLargeSpaceLeaves(t *testing.T) {
 	e := &hooks{Engine: memengine.New()}
-	deletes, most := 0, 0
+	var deletes atomic.Int64
+	most := int64(0)
 	synctest.Test(t, func(t *testing.T) {
 		err := e.Update(t.Context(), func(tx store.Tx) error {
 			for i := range 5000 {
@@ -562,7 +563,7 @@ func TestLargeSpaceLeaves(t *testing.T) {
 			t.Fatal(err)
 		}
 		e.tx = func(tx store.Tx) store.Tx {
-			most, deletes = max(most, deletes), 0
+			most = max(most, deletes.Swap(0))
 			return counting{tx, &deletes}
 		}
 		s := open(t, e, store.Options{Defaults: fifty})
