@@ -27,6 +27,8 @@ const (
 	protobuf = "google.golang.org/protobuf"
 	rpcTypes = "google.golang.org/genproto/googleapis/rpc"
 	xsys     = "golang.org/x/sys"
+	aws      = "github.com/aws"
+	uuid     = "github.com/google/uuid"
 )
 
 // table is the architecture: a package imports only from rows above its own
@@ -37,7 +39,9 @@ var table = []room{
 	{row: 0, pkg: "internal/window"},
 	{row: 0, pkg: "internal/groupcommit"},
 	{row: 1, pkg: "internal/quota"},
+	{row: 1, pkg: "client"},
 	{row: 2, pkg: "internal/store"},
+	{row: 2, pkg: "bedrock"},
 	{row: 3, pkg: "internal/store/boltengine", third: []string{"go.etcd.io/bbolt", xsys}},
 	{row: 3, pkg: "internal/store/memengine"},
 	{row: 3, pkg: "internal/store/enginetest", third: []string{"pgregory.net/rapid"}},
@@ -47,11 +51,14 @@ var table = []room{
 	{row: 4, pkg: "internal/config", third: []string{"github.com/goccy/go-yaml"}},
 	{row: 5, pkg: "internal/server", third: []string{grpc, "golang.org/x/net"}},
 	{row: programs, pkg: "cmd/quotad", third: []string{"github.com/fsnotify/fsnotify", "golang.org/x/term"}},
-	{row: programs, pkg: "cmd/quotactl", third: []string{"github.com/spf13/cobra", "github.com/goccy/go-yaml", "golang.org/x/term", "github.com/google/uuid", grpc, protobuf, rpcTypes}},
+	{row: programs, pkg: "cmd/quotactl", third: []string{"github.com/spf13/cobra", "github.com/goccy/go-yaml", "golang.org/x/term", uuid, grpc, protobuf, rpcTypes}},
 	{row: programs, pkg: "cmd/quotabench", third: []string{grpc, protobuf, xsys}},
 	{row: programs, pkg: "cmd/quotademo", third: []string{grpc}},
+	{row: programs, pkg: "client/quotatest"},
 	{row: tests, pkg: "internal/tidy"},
 	{row: tests, pkg: "internal/systemtest"},
+	{row: tests, pkg: "internal/bedrocktest"},
+	{row: tests, pkg: "examples"},
 }
 
 func find(pkg string) (room, bool) {

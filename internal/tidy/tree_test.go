@@ -150,7 +150,7 @@ func load(t *testing.T) *tree {
 
 // notOurs reports whether a folder holds no package of this module.
 func notOurs(dir, base string) bool {
-	if strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_") || base == "testdata" {
+	if strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_") || base == "testdata" || base == "node_modules" {
 		return true
 	}
 	_, err := os.Stat(filepath.Join(dir, "go.mod"))
