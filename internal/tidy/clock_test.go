@@ -9,6 +9,7 @@ import (
 // a parameter, or comes from a Now field that tests set.
 var clockAllowed = []exemption{
 	{"cmd/", "main packages pass the clock on"},
+	{"client/options.go", "the default of WithClock"},
 	{"internal/store/store.go", "the defaults of Options.Now and Options.Uptime"},
 }
 
