@@ -52,6 +52,9 @@ type Stats struct {
 	Delivered int64
 	// Lost is how many never will be; OnLost was told of each.
 	Lost int64
+	// Unjournaled is how many the journal could not take when they came: the disk is full, or the file has its JournalMax bytes. They
+	// are delivered like the others, but do not survive the end of the process.
+	Unjournaled int64
 }
 
 // Dial returns a client of the quotad at target: host:port or unix:///path, or "" for $QUOTAD_SERVER, else TargetDefault. It does
@@ -156,7 +159,7 @@ func (c *Client) Stats() Stats {
 		Granted: c.count.granted.Load(), Denied: c.count.denied.Load(),
 		Unreachable: c.count.unreachable.Load(), Local: c.count.local.Load(),
 	}
-	s.Pending, s.Delivered, s.Lost = c.outbox.counts()
+	c.outbox.counts(&s)
 	return s
 }
 

@@ -210,7 +210,7 @@ func later(a, b *quotadv1.Violation) bool {
 	}
 	ends, than := instant(a.GetBalance().GetEnd()), instant(b.GetBalance().GetEnd())
 	if ends.IsZero() != than.IsZero() {
-		return false // that of what is open ends at any time
+		return than.IsZero() // what open reservations hold may be given back at any time
 	}
 	return ends.After(than)
 }

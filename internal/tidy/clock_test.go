@@ -10,6 +10,7 @@ import (
 var clockAllowed = []exemption{
 	{"cmd/", "main packages pass the clock on"},
 	{"client/options.go", "the default of WithClock"},
+	{"bedrock/guard.go", "the default of WithClock"},
 	{"internal/store/store.go", "the defaults of Options.Now and Options.Uptime"},
 }
 
