@@ -65,7 +65,7 @@ type lease struct {
 	refused error     // nothing may be sent; the rest is then unset
 	r       *client.Reservation
 
-	mu       sync.Mutex
+	mu        sync.Mutex
 	attempts  []*attempt
 	streaming bool
 	output    int64 // output tokens held; 0 if that was left to the bucket

@@ -54,6 +54,7 @@ func same(t *testing.T, r *rig, op operation, rec bedrock.Record) {
 }
 
 func granted(t *testing.T, op operation) {
+	t.Helper()
 	r := newRig(t, op.h2, plenty)
 	r.aws.Script(bedrocktest.Answer{Usage: bedrocktest.Usage{Input: 31, Output: 27, TextUnits: 3}})
 	if err := op.do(t.Context(), r.sdk); err != nil {
@@ -71,13 +72,14 @@ func granted(t *testing.T, op operation) {
 }
 
 func denied(t *testing.T, op operation) {
+	t.Helper()
 	r := newRig(t, op.h2, []string{"0 calls/day"})
 	err := op.do(t.Context(), r.sdk)
 	d, ok := errors.AsType[*bedrock.DeniedError](err)
 	if !ok {
 		t.Fatalf("%v is no denial", err)
 	}
-	if d.Operation != op.name || d.DeniedError.Bucket != "app" || d.Unit != bedrock.Calls || d.Limit != 0 || d.UserMessage() != "Daily AI limit reached. Try again tomorrow." {
+	if d.Operation != op.name || d.Bucket != "app" || d.Unit != bedrock.Calls || d.Limit != 0 || d.UserMessage() != "Daily AI limit reached. Try again tomorrow." {
 		t.Errorf("denied with %+v", d)
 	}
 	var api smithy.APIError
@@ -102,6 +104,7 @@ func denied(t *testing.T, op operation) {
 }
 
 func throttled(t *testing.T, op operation) {
+	t.Helper()
 	r := newRig(t, op.h2, plenty)
 	if op.h2 {
 		// At v1.63.11 the SDK, guarded or not, waits for ever when a bidirectional stream is taken at the second attempt: what was
@@ -127,6 +130,7 @@ func throttled(t *testing.T, op operation) {
 
 // failed is refused for good; nothing is charged.
 func failed(t *testing.T, op operation) {
+	t.Helper()
 	for _, status := range []int{400, 403, 429, 503} {
 		r := newRig(t, op.h2, plenty)
 		r.aws.Script(bedrocktest.Answer{Status: status})
@@ -144,6 +148,7 @@ func failed(t *testing.T, op operation) {
 
 // timedOut has been sent and is given up: the model may have run, so that the estimate is charged.
 func timedOut(t *testing.T, op operation) {
+	t.Helper()
 	r := newRig(t, op.h2, plenty)
 	arrived := make(chan struct{})
 	defer close(arrived)
@@ -163,6 +168,7 @@ func timedOut(t *testing.T, op operation) {
 
 // hungUp has been sent, and the connection is closed without an answer, each time.
 func hungUp(t *testing.T, op operation) {
+	t.Helper()
 	r := newRig(t, op.h2, plenty)
 	r.sdk = guardedOnce(r)
 	r.aws.Script(bedrocktest.Answer{Hangup: true})
@@ -196,6 +202,7 @@ func asHeld(t *testing.T, r *rig, op operation) {
 
 // unreachable finds no quotad: nothing is sent.
 func unreachable(t *testing.T, op operation) {
+	t.Helper()
 	r := newRig(t, op.h2, plenty)
 	r.quota.Stop()
 	err := op.do(t.Context(), r.sdk)

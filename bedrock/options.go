@@ -24,7 +24,7 @@ const (
 	// CacheReadTokens are input tokens that came from a prompt cache.
 	CacheReadTokens = "cache_read_tokens"
 	// CacheWriteTokens are input tokens that were written to one, for any time.
-	CacheWriteTokens = "cache_write_tokens"
+	CacheWriteTokens = "cache_write_tokens" //nolint:gosec // tokens of a model, not of a login
 	// TextUnits are what guardrails bill by.
 	TextUnits = "text_units"
 	// Tokens are all tokens of a call, weighted as AWS counts them against its own service quotas (burn-down).
