@@ -235,10 +235,8 @@ func (l *lease) ended(e streamEnd) {
 		if l.g.broken == BrokenSettles {
 			earlier = l.ran(1)
 		}
-		// The totals of a bidirectional stream are never called final: it is over when it ends.
-		complete := l.call.Operation == opBidirectional && e.How == endEOF && e.Usage.InputTokens+e.Usage.OutputTokens > 0
 		switch {
-		case e.How == endUsage, complete:
+		case e.How == endUsage:
 			return l.settle(OutcomeSettled, l.call.Model, times(e.Usage, 1+earlier), e.Err)
 		case e.Seen:
 			return l.settle(OutcomePartial, l.call.Model, times(e.Usage, 1+earlier), e.Err)

@@ -60,7 +60,8 @@ const (
 type Call struct {
 	// Operation is that of the SDK: "Converse".
 	Operation string
-	// Model is the model id or ARN of the request; of a guardrail, its identifier; "" where there is neither.
+	// Model is the model id or ARN of the request; of a guardrail its ARN, or guardrail/ID; "guardrail-checks" of InvokeGuardrailChecks;
+	// "" of an operation that the guard does not know.
 	Model string
 	// Tier is the service tier that was asked for; "default" without one.
 	Tier string

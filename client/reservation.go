@@ -129,6 +129,8 @@ func (r *Reservation) Extend(ctx context.Context, hold time.Duration, charges ..
 	switch {
 	case ended:
 		return fmt.Errorf("extend %s: %w", r.bucket, ErrEnded)
+	case r.c.closed.Load():
+		return fmt.Errorf("extend %s: %w", r.bucket, ErrClosed)
 	case local:
 		return nil
 	}
