@@ -32,7 +32,7 @@ gobench: ## the Go benchmarks
 slowest: ## which tests use up the fast tier's 90 s
 	$(GO) test -count=1 -json ./... | $(TOOL) gotestsum tool slowest --num 20
 
-.PHONY: fmt fmt-check lint proto proto-check
+.PHONY: fmt fmt-check lint proto proto-python proto-check
 fmt: ## format the Go files (gofumpt, imports in groups) and the proto files
 	$(TOOL) golangci-lint fmt && $(BUF) format --write
 fmt-check: ## gofumpt, go mod tidy and go vet find nothing to do
@@ -43,6 +43,8 @@ lint: ## golangci-lint; LINTFLAGS=--fix mends what it can
 	$(TOOL) golangci-lint run $(LINTFLAGS) ./...
 proto: ## write gen/ anew from proto/
 	$(BUF) generate
+proto-python: ## write the stubs of examples/django anew (needs protoc and grpc_python_plugin: examples/setup)
+	cd examples/django && $(GO) tool -modfile=$(CURDIR)/tools/go.mod buf generate
 proto-check: ## the contract: linted, formatted, unbroken since AGAINST (HEAD~1), gen/ up to date
 	$(BUF) lint
 	$(BUF) format --diff --exit-code

@@ -1,0 +1,155 @@
+"""Tests of quotad.py against a running quotad: QUOTAD_SERVER=127.0.0.1:7070 ./manage.py test"""
+import os
+import socket
+import unittest
+import uuid
+from types import SimpleNamespace
+from unittest import mock
+
+from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
+from botocore.hooks import HierarchicalEmitter
+from botocore.retries.standard import ExponentialBackoff
+from django.test import override_settings
+
+from quotad.v1.quota_pb2 import CheckRequest
+
+from . import bedrock, quotad
+
+
+class QuotadTest(unittest.TestCase):
+    def setUp(self):
+        self.bucket = "test-" + uuid.uuid4().hex
+
+    def count(self):
+        """What is used and held of the bucket's calls."""
+        balance = quotad._send("Check", CheckRequest(bucket=self.bucket)).balances[0]
+        return balance.used, balance.held
+
+    def guarded(self, **terms):
+        """As much of a boto3 client as a guard sees."""
+        return quotad.guard(SimpleNamespace(meta=SimpleNamespace(events=HierarchicalEmitter())), self.bucket, **terms)
+
+    def call(self, client, outcome=200, attempts=(), operation="Converse"):
+        """What boto3 tells a guard of one call: attempts that were not the last, then a status or an exception."""
+        context = {}
+
+        def emit(event, **values):
+            client.meta.events.emit(f"{event}.bedrock-runtime.{operation}", context=context, **values)
+        emit("before-call", model=SimpleNamespace(name=operation))
+        for error in attempts:
+            emit("needs-retry", caught_exception=error, request_dict={"context": context})
+        if isinstance(outcome, Exception):
+            emit("after-call-error", exception=outcome)
+        else:
+            emit("after-call", http_response=SimpleNamespace(status_code=outcome, headers={}), parsed={})
+
+    def test_ids(self):
+        first = [uuid.UUID(quotad._new_id()) for _ in range(100)]
+        self.assertEqual({(7, uuid.RFC_4122)}, {(i.version, i.variant) for i in first})
+        self.assertEqual(100, len(set(first)))
+        self.assertEqual(sorted(i.int >> 80 for i in first), [i.int >> 80 for i in first])
+
+    def test_fork(self):
+        quotad.acquire(self.bucket)
+        child = os.fork()
+        if child == 0:
+            try:
+                quotad.acquire(self.bucket)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        self.assertEqual((child, 0), os.waitpid(child, 0))
+        self.assertEqual((2, 0), self.count())
+
+    def test_a_process_that_dies(self):
+        child = os.fork()
+        if child == 0:
+            try:
+                with quotad.reserve(self.bucket):
+                    os._exit(0)
+            finally:
+                os._exit(1)
+        self.assertEqual((child, 0), os.waitpid(child, 0))
+        self.assertEqual((0, 1), self.count())
+
+    def test_denied(self):
+        quotad.acquire(self.bucket)
+        with self.assertRaisesRegex(quotad.Denied, "^enough$") as caught:
+            quotad.reserve(self.bucket, ceiling=1, denied="enough")
+        self.assertEqual((self.bucket, "1", "1"), tuple(caught.exception.info[k] for k in ("bucket", "limit", "used")))
+        self.assertGreater(caught.exception.retry_after, 0)
+        self.assertEqual((1, 0), self.count())
+
+    def test_no_answer(self):
+        with socket.create_server(("127.0.0.1", 0)) as silent, mock.patch.multiple(quotad, DEADLINE=0.1, _process=(0, None)), \
+                mock.patch.dict(os.environ, QUOTAD_SERVER="127.0.0.1:%d" % silent.getsockname()[1]):
+            with self.assertRaises(quotad.Unavailable):
+                quotad.reserve(self.bucket)
+
+    def test_nobody_listens_at_bedrock(self):
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            url = "http://127.0.0.1:%d" % gone.getsockname()[1]
+        with override_settings(BEDROCK_ENDPOINT_URL=url), mock.patch.object(ExponentialBackoff, "delay_amount", return_value=0), \
+                mock.patch.dict(os.environ, AWS_ACCESS_KEY_ID="nobody", AWS_SECRET_ACCESS_KEY="nothing"):
+            with self.assertRaises(EndpointConnectionError):
+                quotad.guard(bedrock._client(), self.bucket).converse(modelId="m", messages=[])
+        self.assertEqual((0, 0), self.count())
+
+    def test_decorator(self):
+        @quotad.quota(self.bucket)
+        def view(answer):
+            if isinstance(answer, BaseException):
+                raise answer
+            return SimpleNamespace(status_code=answer)
+        used = 0
+        for answer, cost in ((200, 1), (400, 0), (502, 0), (ValueError(), 0), (EndpointConnectionError(endpoint_url=""), 0),
+                             (ReadTimeoutError(endpoint_url=""), 1), (SystemExit(), 1)):
+            try:
+                view(answer)
+            except BaseException as error:
+                self.assertIs(error, answer)
+            used += cost
+            self.assertEqual((used, 0), self.count(), answer)
+
+    def test_guard(self):
+        client, used = self.guarded(), 0
+        timeout, refused = ReadTimeoutError(endpoint_url=""), EndpointConnectionError(endpoint_url="")
+        for outcome, attempts, operation, cost in (
+                (200, (), "Converse", 1), (200, (None, None), "Converse", 1), (200, (), "CountTokens", 0), (200, (), "SomethingNew", 1),
+                (429, (None, None), "Converse", 0), (500, (), "Converse", 0), (refused, (), "Converse", 0),
+                (timeout, (), "Converse", 1), (refused, (timeout,), "Converse", 1), (500, (timeout,), "Converse", 1)):
+            self.call(client, outcome, attempts, operation)
+            used += cost
+            self.assertEqual((used, 0), self.count(), (outcome, attempts, operation))
+
+    def test_a_view_that_has_paid(self):
+        client = self.guarded()
+
+        @quotad.quota(self.bucket)
+        def view(calls):
+            for _ in range(calls):
+                self.call(client)
+        for calls, used in (1, 1), (0, 2), (3, 5):
+            view(calls)
+            self.assertEqual((used, 0), self.count())
+
+        @quotad.quota("another-" + self.bucket)
+        def other():
+            self.call(client)
+        other()
+        self.assertEqual((6, 0), self.count())
+
+        @quotad.quota(self.bucket)
+        def failed():
+            self.call(client, 500)
+        failed()
+        self.assertEqual((6, 0), self.count())
+
+    def test_a_view_with_a_higher_ceiling(self):
+        client = self.guarded(ceiling=3)
+        for ceiling in None, 4:
+            with self.assertRaises(ValueError), quotad.reserve(self.bucket, ceiling):
+                self.call(client)
+        with quotad.reserve(self.bucket, 3):
+            self.call(client)
+        self.assertEqual((1, 0), self.count())
