@@ -21,6 +21,9 @@ import (
 // TargetDefault is where a quotad listens that was told nothing else.
 const TargetDefault = "127.0.0.1:7070"
 
+// reconnectMax is the longest wait between two attempts to connect: less than what the tries of one call take together.
+const reconnectMax = BackoffMax / 4
+
 // Client asks one quotad. It is safe for concurrent use, and has no goroutine of its own but while something is to be delivered.
 type Client struct {
 	o      options
@@ -74,9 +77,10 @@ func Dial(target string, opts ...Option) (*Client, error) {
 	}
 	dial := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(o.creds),
-		// A restart of quotad takes a moment. gRPC's own backoff begins at a second and goes up to two minutes.
+		// A quotad that is back is to be found within the tries of one call. gRPC's own backoff begins at a second and goes up to two
+		// minutes.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: BackoffDefault, Multiplier: 1.6, Jitter: 0.2, MaxDelay: BackoffMax},
+			Backoff:           backoff.Config{BaseDelay: BackoffDefault, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax},
 			MinConnectTimeout: o.timeout,
 		}),
 		// The client retries by itself, with what it knows of denials and ids.

@@ -21,9 +21,12 @@ const hastyRole = "SYSTEMTEST_HASTY"
 const built = "SYSTEMTEST_QUOTAD"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(hastyRole) != "" {
-		if err := serveHasty(os.Args[1:]); err != nil {
-			fmt.Fprintln(os.Stderr, "the hasty daemon:", err)
+	for role, serve := range map[string]func([]string) error{hastyRole: serveHasty, appRole: serveApp} {
+		if os.Getenv(role) == "" {
+			continue
+		}
+		if err := serve(os.Args[1:]); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
