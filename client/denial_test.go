@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/quotad/quotad/client"
 	"github.com/quotad/quotad/client/quotatest"
@@ -263,5 +264,36 @@ func TestUserMessages(t *testing.T) {
 	}
 	if status.Code(bare) != codes.ResourceExhausted {
 		t.Error(status.Code(bare))
+	}
+}
+
+// checked is a connection whose quotad answers every check with one denial.
+type checked struct {
+	nobody
+	denial *quotadv1.Denial
+}
+
+func (c checked) Invoke(_ context.Context, _ string, _, reply any, _ ...grpc.CallOption) error {
+	reply.(*quotadv1.CheckResponse).Denial = c.denial
+	return nil
+}
+
+// Which of several violations is told does not hang on their order: what a window ends is told before what a settlement may end.
+func TestOrderOfViolations(t *testing.T) {
+	t.Parallel()
+	day := &quotadv1.Violation{Balance: &quotadv1.Balance{Unit: "calls", Window: quotadv1.Window_WINDOW_DAY, End: timestamppb.New(midnight)}}
+	inFlight := &quotadv1.Violation{Balance: &quotadv1.Balance{Unit: "reservations", Window: quotadv1.Window_WINDOW_EVER}, MaxInFlight: true}
+	for _, violations := range [][]*quotadv1.Violation{{day, inFlight}, {inFlight, day}} {
+		c, err := client.New(checked{denial: &quotadv1.Denial{Violations: violations}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := c.Check(t.Context(), "b")
+		if err != nil || v.Denial.Unit != "calls" || len(v.Denial.Others) != 1 || v.Denial.Others[0].Unit != "reservations" {
+			t.Errorf("%+v, %v", v, err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

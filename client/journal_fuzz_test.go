@@ -17,7 +17,7 @@ func FuzzOpenJournal(f *testing.F) {
 	f.Add([]byte(journalHeader+sumRoom+`{"seq":1,"release":{"requestId":"a"},"done":[1,18446744073709551615]}`+"\n"), true)
 	f.Add([]byte("quotad-journal 2\n"), false)
 	f.Add([]byte{}, false)
-	path := filepath.Join(f.TempDir(), "j")
+	path := filepath.Join(quickDir(f), "j")
 	f.Fuzz(func(t *testing.T, data []byte, sum bool) {
 		if sum { // get past the checksums
 			var file []byte

@@ -2,10 +2,10 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +15,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -98,7 +98,7 @@ func different(want, got []*note) string {
 	}) {
 		return "" // cmp takes its time to say so
 	}
-	return cmp.Diff(want, got, cmp.AllowUnexported(note{}), protocmp.Transform(), cmpopts.EquateEmpty())
+	return gocmp.Diff(want, got, gocmp.AllowUnexported(note{}), protocmp.Transform(), cmpopts.EquateEmpty())
 }
 
 // written returns the bytes of a journal that holds one note of each kind, one of them done, and the notes that are left.
@@ -427,56 +427,65 @@ func spoil(t *rapid.T, path string, tail []byte) {
 // TestJournalIsRewrittenUnderAdds adds and takes off from many goroutines while the file is rewritten again and again.
 func TestJournalIsRewrittenUnderAdds(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "j")
-	j, _ := mustOpen(t, path)
-	j.small = 512
-	const writers, each = 8, 200
+	for name, kept := range map[string]int{"some are kept": 5, "none is kept": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(quickDir(t), "j")
+			j, _ := mustOpen(t, path)
+			j.small = 1 // it is cut whenever it may be
+			want := addUnderRewriting(t, j, kept)
+			crash(t, j)
+			j, got := mustOpen(t, path)
+			if diff := different(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			mustClose(t, j)
+			if _, err := os.Stat(path + ".new"); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("a file is left aside: %v", err)
+			}
+		})
+	}
+}
+
+// addUnderRewriting returns what is left: one of so many notes.
+func addUnderRewriting(t *testing.T, j *journal, kept int) []*note {
+	t.Helper()
+	const writers, each = 4, 500
 	left := make([][]*note, writers)
-	var rewritings atomic.Int64
-	var writing sync.WaitGroup
+	var writing, rewriting sync.WaitGroup
+	over := make(chan struct{})
+	rewriting.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			default:
+				if err := errors.Join(j.rewrite(), j.sync()); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
 	for w := range writers {
 		writing.Go(func() {
-			r := rand.New(rand.NewPCG(1, uint64(w)))
 			for i := range each {
 				n := settlement(w*each + i)
 				put(t, j, n)
-				left[w] = append(left[w], n)
-				if len(left[w]) > 4 { // else nothing is ever mostly done
-					k := r.IntN(len(left[w]))
-					if j.done(left[w][k].seq) {
-						rewritings.Add(1)
-						if err := j.rewrite(); err != nil {
-							t.Error(err)
-						}
-					}
-					left[w] = slices.Delete(left[w], k, k+1)
-				}
-				if i%50 == w {
-					if err := j.sync(); err != nil {
-						t.Error(err)
-					}
+				if i%kept == kept-1 {
+					left[w] = append(left[w], n)
+				} else {
+					j.done(n.seq) // what it asks for is done all the time
 				}
 			}
 		})
 	}
 	writing.Wait()
-	if rewritings.Load() == 0 {
-		t.Error("it was never rewritten")
-	}
-	crash(t, j)
-	want := slices.Concat(left...)
-	slices.SortFunc(want, func(a, b *note) int { return int(a.seq) - int(b.seq) })
-	j, got := mustOpen(t, path)
-	if diff := different(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	if j.size > 20*j.alive {
-		t.Errorf("%d bytes for %d", j.size, j.alive)
-	}
-	mustClose(t, j)
-	if _, err := os.Stat(path + ".new"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a file is left aside: %v", err)
-	}
+	close(over)
+	rewriting.Wait()
+	all := slices.Concat(left...)
+	slices.SortFunc(all, func(a, b *note) int { return cmp.Compare(a.seq, b.seq) })
+	return all
 }
 
 // TestJournalThatCannotBeRewritten goes on in the old file.
@@ -546,6 +555,25 @@ func TestJournalWithoutRoom(t *testing.T) {
 		t.Errorf("past its bound: %v", err)
 	}
 	crash(t, j)
+}
+
+// TestJournalAfterTornWrite has had a write of two lines end in the second, and no way to cut it off at once.
+func TestJournalAfterTornWrite(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "j")
+	j, _ := mustOpen(t, path)
+	if _, err := j.file.WriteAt(bytes.Repeat([]byte(sumRoom+strings.Repeat("x", 500)+"\n"), 2), j.size); err != nil {
+		t.Fatal(err)
+	}
+	j.torn = true
+	n := settlement(1)
+	put(t, j, n)
+	crash(t, j)
+	j, got := mustOpen(t, path)
+	if diff := different([]*note{n}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	mustClose(t, j)
 }
 
 func BenchmarkJournalAdd(b *testing.B) {

@@ -440,6 +440,12 @@ func TestWhatWentThroughIsBooked(t *testing.T) {
 	if tokens, calls, held := q.Used("roomy", "tokens"), q.Used("roomy", ""), q.Held("roomy", "tokens"); tokens != 30 || calls != 10 || held != 0 {
 		t.Errorf("%d tokens and %d calls are used, %d tokens held; want 30, 10 and 0", tokens, calls, held)
 	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s := open().Stats(); s.Pending+s.Delivered != 0 {
+		t.Errorf("what was told stands in the journal still: %+v", s)
+	}
 	// The acquire of tight was denied; that there was nothing to release then is no news.
 	if n := q.Used("tight", ""); n != 1 {
 		t.Errorf("tight has used %d; want 1", n)

@@ -37,7 +37,7 @@ func TestLostAnswersControl(t *testing.T) {
 
 func crowd(t *testing.T, newIDs bool) error {
 	t.Helper()
-	const callers, calls = 64, 12
+	const callers, calls = 64, 6
 	lose := func(share float64) error {
 		if rand.Float64() < share {
 			return status.Error(codes.Unavailable, "lost")
@@ -53,7 +53,7 @@ func crowd(t *testing.T, newIDs bool) error {
 		},
 		after: func(context.Context, string) error { return lose(.3) },
 	}
-	q, c := on(t, []string{"700/ever"}, l.option(), client.WithTries(20, time.Millisecond))
+	q, c := on(t, []string{"350/ever"}, l.option(), client.WithTries(20, time.Millisecond))
 	var all sync.WaitGroup
 	for range callers {
 		all.Go(func() {
@@ -68,8 +68,8 @@ func crowd(t *testing.T, newIDs bool) error {
 	all.Wait()
 	mustFlush(t, c)
 	s := c.Stats()
-	if used := q.Used("b", ""); used != s.Granted || used != 700 || s.Granted+s.Denied != callers*calls {
-		return fmt.Errorf("%d used, of 700; %+v", used, s)
+	if used := q.Used("b", ""); used != s.Granted || used != 350 || s.Granted+s.Denied != callers*calls {
+		return fmt.Errorf("%d used, of 350; %+v", used, s)
 	}
 	return nil
 }
