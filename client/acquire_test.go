@@ -394,3 +394,28 @@ func TestUnknownIsGivenBack(t *testing.T) {
 		})
 	}
 }
+
+// A request that reached quotad and was not decided: the release that follows finds nothing to give back, and that is no loss.
+func TestUndecidedIsNoLoss(t *testing.T) {
+	t.Parallel()
+	sent := 0
+	undecided := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if _, acquire := req.(*quotadv1.AcquireRequest); !acquire {
+			return invoke(ctx, method, req, reply, cc, opts...)
+		}
+		sent++
+		// Another call stands for it, so that the peer is known as it is when a quotad dies under a request.
+		_, _ = quotadv1.NewQuotaServiceClient(cc).Release(ctx, &quotadv1.ReleaseRequest{RequestId: "another"}, opts...)
+		return status.Error(codes.Unavailable, "it died")
+	}
+	q, c := on(t, nil, client.WithTries(2, time.Millisecond), client.WithDialOptions(grpc.WithChainUnaryInterceptor(undecided)),
+		client.WithOnLost(func(lost client.Lost) { t.Errorf("lost: %+v", lost) }))
+	if _, err := c.Acquire(t.Context(), "b"); err == nil || sent != 2 {
+		t.Errorf("sent %d times: %v", sent, err)
+	}
+	mustFlush(t, c)
+	wantUsed(t, q, 0, 0)
+	if s := c.Stats(); s.Delivered != 1 || s.Lost != 0 {
+		t.Errorf("%+v", s)
+	}
+}

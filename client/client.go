@@ -31,8 +31,11 @@ type Client struct {
 	conn   *grpc.ClientConn // nil if it was given
 	open   *localGrants     // nil: fail closed
 	outbox *outbox
-	closed atomic.Bool
-	count  counters
+	// tellsPeers is whether the connection says to whom a call was sent. One that is not grpc's own may not, and then every call may
+	// have been sent.
+	tellsPeers bool
+	closed     atomic.Bool
+	count      counters
 }
 
 type counters struct {
@@ -111,6 +114,7 @@ func New(conn grpc.ClientConnInterface, opts ...Option) (*Client, error) {
 
 func newClient(conn grpc.ClientConnInterface, o options) (*Client, error) {
 	c := &Client{o: o, rpc: quotadv1.NewQuotaServiceClient(conn)}
+	_, c.tellsPeers = conn.(*grpc.ClientConn)
 	if o.failOpen != nil {
 		c.open = &localGrants{cap: o.failOpen.PerMinute, now: o.now}
 	}
@@ -154,7 +158,8 @@ func (c *Client) Close() error {
 	return err
 }
 
-// Flush waits until everything is delivered, or ctx ends: before a process is frozen, say. Its error is that of ctx.
+// Flush waits until everything is delivered, or ctx ends: before a process is frozen, say. Its error is that of ctx,
+// or ErrClosed where a closed client had to leave something.
 func (c *Client) Flush(ctx context.Context) error { return c.outbox.flush(ctx) }
 
 // Stats tells what the client has seen.

@@ -226,10 +226,14 @@ func worthRetrying(err error) bool {
 // codes names the three.
 func undecided(err error) bool { return worthRetrying(err) || status.Code(err) == codes.Internal }
 
-// ofContext prefers the caller's own reason, where it was the caller who gave up.
+// ofContext prefers the caller's own reason, where it was the caller who gave up: that it has, and why if that was said.
 func ofContext(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	ended, cause := ctx.Err(), context.Cause(ctx)
+	switch {
+	case ended == nil:
+		return err
+	case errors.Is(cause, ended):
+		return cause
 	}
-	return err
+	return fmt.Errorf("%w: %w", ended, cause)
 }

@@ -209,3 +209,20 @@ func TestFailOpenBuckets(t *testing.T) {
 		t.Errorf("in the next minute %d, want 5", n)
 	}
 }
+
+// A stream that quotad had admitted goes on while quotad is away, and its settlement tells what it used.
+func TestFailOpenExtends(t *testing.T) {
+	t.Parallel()
+	q, c := on(t, nil, client.WithTries(1, time.Millisecond), client.WithFailOpen(client.FailOpen{PerMinute: 1}))
+	r := mustReserve(t, c)
+	q.Stop()
+	if err := r.Extend(t.Context(), time.Hour, client.Charge{Amount: 5}); err != nil || r.Local() {
+		t.Errorf("%v, local: %v", err, r.Local())
+	}
+	if err := r.SettleSoon(client.Charge{Amount: 6}); err != nil {
+		t.Error(err)
+	}
+	q.Restart()
+	mustFlush(t, c)
+	wantUsed(t, q, 6, 0)
+}

@@ -44,6 +44,9 @@ type options struct {
 func optionsOf(opts []Option) (options, error) {
 	o := options{timeout: TimeoutDefault, tries: TriesDefault, backoff: BackoffDefault, onLost: func(Lost) {}, now: time.Now}
 	for _, set := range opts {
+		if set == nil {
+			continue
+		}
 		if err := set(&o); err != nil {
 			return o, err
 		}
@@ -111,7 +114,8 @@ func WithFailOpen(f FailOpen) Option {
 
 // WithJournal keeps settlements and releases that are not delivered yet in a file, which is made if there is none, readable by its
 // owner alone. A client that is opened on it later delivers them, each exactly once. One process has it at a time: each of
-// several workers needs a file of its own. Without it they are kept in memory, and what is left at the end of the process is
+// several workers needs a file of its own; PATH.lock beside it says who has it. It takes up to JournalMax, and what does not fit or
+// cannot be written is kept in memory and counted as Unjournaled. Without it they are kept in memory, and what is left at the end of the process is
 // decided by the expiry of its reservation.
 func WithJournal(path string) Option {
 	return func(o *options) error {

@@ -22,7 +22,7 @@ func send[Q, A any](ctx context.Context, c *Client, req Q, call func(context.Con
 	for {
 		a.tries++
 		answer, sent, err := try(ctx, c.o.timeout, req, call)
-		a.sent = a.sent || sent
+		a.sent = a.sent || sent || !c.tellsPeers
 		if err == nil || !worthRetrying(err) || a.tries == c.o.tries || !pause(ctx, wait(c.o.backoff, a.tries)) {
 			return answer, a, err
 		}
