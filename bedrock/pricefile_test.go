@@ -31,18 +31,18 @@ var faultyTables = []struct{ name, src, want string }{
 	{"version", "version: 2\nunknown: deny\nmodels: []\n", "p.yaml:1:10: version: 2 is unknown; want 1"},
 	{"version is empty", "version:\nunknown: deny\nmodels: []\n", "version has no value"},
 	{"unknown key", soundTable + "modles: []\n", `p.yaml:8:1: the table has an unknown key "modles"; want one of version, unknown, models`},
-	{"a key twice", soundTable + "version: 1\n", `p.yaml:8:1: the table has "version" twice; keep one`},
+	{"a key twice", soundTable + "version: 1\n", `p.yaml:8:1: "version" stands in line 1 already; keep one`},
 	{"unknown: allow", "version: 1\nunknown: allow\nmodels: []\n", `p.yaml:2:10: unknown: "allow"; want deny, or a price such as {unit: nano-usd/1M`},
 	{"unknown without a unit", "version: 1\nunknown: {input: 1, output: 2}\nmodels: []\n", "unknown has no unit; want unit: nano-usd/1M"},
 	{"unknown with a match", "version: 1\nunknown: {match: [a]}\nmodels: []\n", `unknown has an unknown key "match"`},
-	{"unknown is a list", "version: 1\nunknown: [deny]\nmodels: []\n", "unknown is not a single value"},
+	{"unknown is a list", "version: 1\nunknown: [deny]\nmodels: []\n", "unknown is a list; want a single value"},
 	{"models is a mapping", "version: 1\nunknown: deny\nmodels: {a: 1}\n", "models is not a list"},
 	{"models is empty", "version: 1\nunknown: deny\nmodels:\n", "models is not a list"},
 	{"an entry is a word", "version: 1\nunknown: deny\nmodels: [a]\n", "p.yaml:3:10: an entry of models is not a mapping"},
 	{"no match", "version: 1\nunknown: deny\nmodels:\n  - unit: nano-usd/1M\n    call: 1\n", "an entry of models has no match"},
 	{"match is a word", strings.Replace(soundTable, "[a]", "a", 1), "p.yaml:4:12: match is not a list of patterns"},
 	{"match is empty", strings.Replace(soundTable, "[a]", "[]", 1), "match is not a list of patterns"},
-	{"match has a list", strings.Replace(soundTable, "[a]", "[[a]]", 1), "match is not a single value"},
+	{"match has a list", strings.Replace(soundTable, "[a]", "[[a]]", 1), "match is a list; want a single value"},
 	{"match has an empty pattern", strings.Replace(soundTable, "[a]", `[""]`, 1), `match: "" has 0 bytes; want 1 to 2048`},
 	{"match is too long", strings.Replace(soundTable, "[a]", "["+strings.Repeat("a", 2049)+"]", 1), "has 2049 bytes"},
 	{"match has a space", strings.Replace(soundTable, "[a]", `["a b"]`, 1), "has a ' ' in it"},
@@ -52,7 +52,7 @@ var faultyTables = []struct{ name, src, want string }{
 	{"a pattern twice", soundTable + "  - match: [b, a]\n    unit: nano-usd/1M\n    call: 1\n", `p.yaml:8: match: "a" is priced for the same tier and date in line 4 already; keep one`},
 	{"tier is empty", entryWith("call: 1", `tier: ""`), `p.yaml:7:11: tier: ""; want default, flex`},
 	{"tier in capitals", entryWith("call: 1", "tier: Flex"), `tier: "Flex"; want default, flex`},
-	{"tier is a list", entryWith("call: 1", "tier: [flex]"), "tier is not a single value"},
+	{"tier is a list", entryWith("call: 1", "tier: [flex]"), "tier is a list; want a single value"},
 	{"from is no date", entryWith("call: 1", "from: 2026-13-01"), `p.yaml:7:11: from: "2026-13-01" is no date; want one such as 2026-01-31`},
 	{"from has a time", entryWith("call: 1", "from: 2026-01-01T00:00:00Z"), "is no date"},
 	{"no unit", strings.Replace(soundTable, "    unit: nano-usd/1M\n", "", 1), "an entry of models has no unit; want unit: nano-usd/1M"},
@@ -70,7 +70,8 @@ var faultyTables = []struct{ name, src, want string }{
 	{"in quotes", entryWith(`input: "5"`, "output: 5"), `input: "5"; want a whole number from 0 to 1000000000000000, without quotes`},
 	{"a word", entryWith("input: free", "output: 5"), `input: "free"; want a whole number`},
 	{"nothing", entryWith("input:", "output: 5"), "input has no value"},
-	{"a list", entryWith("input: [5]", "output: 5"), "input is not a single value"},
+	{"a list", entryWith("input: [5]", "output: 5"), "input is a list; want a single value"},
+	{"a block of text", entryWith("input: |-", "  5", "output: 5"), `input: "5"; want a whole number from 0 to 1000000000000000, without quotes`},
 	{"_ at the end", entryWith("input: 5_", "output: 5"), `input: "5_"; want a whole number`},
 	{"_ twice", entryWith("input: 5__0", "output: 5"), `input: "5__0"; want a whole number`},
 	{"too large", entryWith("input: 1_000_000_000_000_001", "output: 5"), `input: "1_000_000_000_000_001"; want a whole number from 0 to 1000000000000000`},
@@ -108,12 +109,15 @@ func TestParsePricesRefuses(t *testing.T) {
 func TestParsePricesTellsAll(t *testing.T) {
 	t.Parallel()
 	_, err := ParsePrices("p.yaml", []byte(strings.NewReplacer("nano-usd/1M", "usd", "input: 1", "input: -1", "output: 2", "output: x").Replace(soundTable)))
-	if err == nil || strings.Count(err.Error(), "\n") != 2 {
-		t.Errorf("got %v; want three lines", err)
+	if err == nil || strings.Count(err.Error(), "p.yaml:") != 3 {
+		t.Errorf("got %v; want three faults", err)
+	}
+	if excerpt := "    6 |     input: -1\n      |            ^^\n"; err != nil && !strings.Contains(err.Error(), excerpt) {
+		t.Errorf("got %v; want the line and what is wrong in it", err)
 	}
 	_, err = ParsePrices("p.yaml", []byte(soundTable+strings.Repeat("  - {}\n", 50)))
-	if err == nil || !strings.HasSuffix(err.Error(), " more") || strings.Count(err.Error(), "\n") != priceFaultsShown {
-		t.Errorf("got %v; want %d faults and how many more", err, priceFaultsShown)
+	if err == nil || !strings.HasSuffix(err.Error(), " more") || strings.Count(err.Error(), "p.yaml:") != 11 {
+		t.Errorf("got %v; want ten faults and how many more", err)
 	}
 }
 

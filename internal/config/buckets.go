@@ -7,17 +7,15 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/token"
-
 	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/strictyaml"
 	"github.com/quotad/quotad/internal/window"
 )
 
 // BucketsBytesMax is how large a buckets file may be.
 const BucketsBytesMax = 8 << 20
 
-// LoadBuckets reads a buckets file. What is wrong in it is an error of type Faults.
+// LoadBuckets reads a buckets file. What is wrong in it is an error of type strictyaml.Faults.
 func LoadBuckets(path string) (map[string]quota.Settings, error) {
 	src, err := readFile(path, BucketsBytesMax)
 	if err != nil {
@@ -27,32 +25,32 @@ func LoadBuckets(path string) (map[string]quota.Settings, error) {
 }
 
 // ParseBuckets reads the content of a buckets file; name is what errors call it. The settings have no Source: who applies them
-// gives them one. The error is of type Faults, with all that is wrong.
+// gives them one. The error is of type strictyaml.Faults, with all that is wrong.
 func ParseBuckets(name string, src []byte) (map[string]quota.Settings, error) {
 	if len(src) > BucketsBytesMax {
-		return nil, Faults{{File: name, Text: "is too large: at most " + formatSize(BucketsBytesMax)}}
+		return nil, strictyaml.Faults{{File: name, Text: "is too large: at most " + formatSize(BucketsBytesMax)}}
 	}
 	f, top := parseFile(name, src)
-	if f.err() == nil && len(top) == 0 {
+	if f.Err() == nil && len(top) == 0 {
 		// An empty file is more likely a slip (a truncated write, a wrong path) than the wish to take every limit away.
-		f.add(0, 0, 0, `declares nothing; want "buckets:" and what each may use, or "buckets: {}" for none`)
+		f.Fault(strictyaml.Place{}, `declares nothing; want "buckets:" and what each may use, or "buckets: {}" for none`)
 	}
 	buckets := make(map[string]quota.Settings)
 	for _, e := range top {
-		if e.key != "buckets" {
-			f.fault(e.at, "unknown key %q%s", e.key, orList(e.key, []string{"buckets"}, strconv.Quote))
+		if e.Key != "buckets" {
+			f.Fault(e.At, "unknown key %q%s", e.Key, orList(e.Key, []string{"buckets"}, strconv.Quote))
 			continue
 		}
-		declared := f.mapping(e.node, "buckets")
+		declared := f.Mapping(e.Value, "buckets")
 		if len(declared) > quota.DeclaredMax {
-			f.fault(declared[quota.DeclaredMax].at, "this is the %dth bucket; at most %d may be declared: use a pattern such as acme/*", quota.DeclaredMax+1, quota.DeclaredMax)
+			f.Fault(declared[quota.DeclaredMax].At, "this is the %dth bucket; at most %d may be declared: use a pattern such as acme/*", quota.DeclaredMax+1, quota.DeclaredMax)
 			break
 		}
 		for _, b := range declared {
-			buckets[b.key] = f.bucket(b)
+			buckets[b.Key] = f.bucket(b)
 		}
 	}
-	if err := f.err(); err != nil {
+	if err := f.Err(); err != nil {
 		return nil, err
 	}
 	return buckets, nil
@@ -60,35 +58,35 @@ func ParseBuckets(name string, src []byte) (map[string]quota.Settings, error) {
 
 var bucketKeys = []string{"description", "zone", "limits", "on_expiry", "max_hold", "max_in_flight", "hold", "estimates"}
 
-func (f *file) bucket(b entry) quota.Settings {
+func (f file) bucket(b strictyaml.Entry) quota.Settings {
 	var s quota.Settings
-	if err := quota.CheckPattern(b.key); err != nil {
-		f.fault(b.at, "bucket %v", err)
+	if err := quota.CheckPattern(b.Key); err != nil {
+		f.Fault(b.At, "bucket %v", err)
 	}
-	if _, null := b.node.(*ast.NullNode); null {
-		f.fault(b.at, "%s has no settings; want \"%s: {}\" if it is to be counted without a limit", b.key, b.key)
+	if b.Value.Kind == strictyaml.Null {
+		f.Fault(b.At, "%s has no settings; want \"%s: {}\" if it is to be counted without a limit", b.Key, b.Key)
 		return s
 	}
-	var estimates []*token.Token // where each stands
-	for _, e := range f.mapping(b.node, b.key) {
-		if e.key == "limits" {
+	var estimates []strictyaml.Place // where each stands
+	for _, e := range f.Mapping(b.Value, b.Key) {
+		if e.Key == "limits" {
 			s.Limits = f.limits(e)
 			continue
 		}
-		if e.key == "estimates" {
+		if e.Key == "estimates" {
 			s.Estimates, estimates = f.estimates(e)
 			continue
 		}
-		if !slices.Contains(bucketKeys, e.key) {
-			f.fault(e.at, "unknown key %q%s", e.key, orList(e.key, bucketKeys, strconv.Quote))
+		if !slices.Contains(bucketKeys, e.Key) {
+			f.Fault(e.At, "unknown key %q%s", e.Key, orList(e.Key, bucketKeys, strconv.Quote))
 			continue
 		}
-		text, ok := f.scalar(e, e.node)
+		text, ok := f.Scalar(e, e.Value)
 		if !ok {
 			continue
 		}
-		if err := setBucketKey(&s, e.key, text); err != nil {
-			f.fault(e.node.GetToken(), "%s: %v", e.key, err)
+		if err := setBucketKey(&s, e.Key, text); err != nil {
+			f.Fault(e.Value.At, "%s: %v", e.Key, err)
 		}
 	}
 	f.checkEstimates(s, estimates)
@@ -127,26 +125,26 @@ func setBucketKey(s *quota.Settings, key, text string) (err error) {
 	return err
 }
 
-func (f *file) limits(e entry) []quota.Limit {
+func (f file) limits(e strictyaml.Entry) []quota.Limit {
 	var limits []quota.Limit
 items:
-	for i, n := range f.items(e) {
+	for i, n := range f.List(e) {
 		if i == quota.LimitsMax {
-			f.fault(n.GetToken(), "this is limit %d; a bucket may have at most %d", i+1, quota.LimitsMax)
+			f.Fault(n.At, "this is limit %d; a bucket may have at most %d", i+1, quota.LimitsMax)
 			break
 		}
-		text, ok := f.scalar(e, n)
+		text, ok := f.Scalar(e, n)
 		if !ok {
 			continue
 		}
 		l, err := quota.ParseLimit(text)
 		if err != nil {
-			f.fault(n.GetToken(), "%v", err)
+			f.Fault(n.At, "%v", err)
 			continue
 		}
 		for _, before := range limits {
 			if err := quota.CheckLimits([]quota.Limit{before, l}); err != nil {
-				f.fault(n.GetToken(), "%v", err)
+				f.Fault(n.At, "%v", err)
 				continue items
 			}
 		}

@@ -88,6 +88,37 @@ func TestLoadBuckets(t *testing.T) {
 	}
 }
 
+// TestLongBuckets: how long a file is and how it is commented says nothing of how deep it nests. Each line here comes back from
+// two levels at once, which is where a count of indentations can drift.
+func TestLongBuckets(t *testing.T) {
+	t.Parallel()
+	const many = 100
+	for name, bucket := range map[string]string{
+		"plain":                 "  b%d:\n    limits:\n      - 5 calls/day\n",
+		"a comment above each":  "  # next\n  b%d:\n    limits: [5 calls/day]\n",
+		"an indented comment":   "      # next\n  b%d: {limits: [5 calls/day]}\n",
+		"comments in the lists": "  # next\n  b%d:\n    # what it may use\n    limits:\n      # by day\n      - 5 calls/day # no more\n\n",
+		"comments at the end":   "  b%d:\n    limits:\n      - 5 calls/day\n        # aside\n      # below\n    # and\n  # on\n# and on\n",
+	} {
+		src, want := "buckets:\n", make(map[string]quota.Settings)
+		for i := range many {
+			src += fmt.Sprintf(bucket, i)
+			want[fmt.Sprintf("b%d", i)] = quota.Settings{Limits: []quota.Limit{{Unit: "calls", Span: window.Day, Max: 5}}}
+		}
+		got, err := ParseBuckets("x.yaml", []byte(src))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if err := roundTrip(want, FormatBuckets); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func anySettings() *rapid.Generator[quota.Settings] {
 	return rapid.Custom(func(t *rapid.T) quota.Settings {
 		s := quota.Settings{

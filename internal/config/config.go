@@ -10,9 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml/ast"
-
 	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/strictyaml"
 )
 
 // Config is all that can be set about the daemon, checked. Every value stands once among flags, environment, file and defaults,
@@ -138,34 +137,34 @@ func (c *Config) readFile() error {
 func (c *Config) applyFile(name string, src []byte) error {
 	f, entries := parseFile(name, src)
 	for _, e := range entries {
-		k := find(e.key)
+		k := find(e.Key)
 		switch {
 		case k == nil:
-			f.fault(e.at, "unknown key %q%s", e.key, orList(e.key, fileKeys(), strconv.Quote))
+			f.Fault(e.At, "unknown key %q%s", e.Key, orList(e.Key, fileKeys(), strconv.Quote))
 			continue
 		case k.where != anywhere:
-			f.fault(e.at, "%s is for one start and not for a file; give it as --%s", k.name, k.name)
+			f.Fault(e.At, "%s is for one start and not for a file; give it as --%s", k.name, k.name)
 			continue
 		}
-		c.origins[k.name] = fmt.Sprintf("%s:%d", name, e.at.Position.Line)
+		c.origins[k.name] = fmt.Sprintf("%s:%d", name, e.At.Line)
 		c.applyEntry(f, k, e)
 	}
-	return f.err()
+	return f.Err()
 }
 
-func (c *Config) applyEntry(f *file, k *key, e entry) {
+func (c *Config) applyEntry(f file, k *key, e strictyaml.Entry) {
 	k.clear(c)
-	nodes := []ast.Node{e.node}
-	if list, ok := e.node.(*ast.SequenceNode); ok && k.list {
-		nodes = list.Values
+	nodes := []strictyaml.Node{e.Value}
+	if k.list && e.Value.Kind == strictyaml.List {
+		nodes = e.Value.Items()
 	}
 	for _, n := range nodes {
-		text, ok := f.scalar(e, n)
+		text, ok := f.Scalar(e, n)
 		if !ok {
 			continue
 		}
 		if err := k.set(c, text); err != nil {
-			f.fault(n.GetToken(), "%s: %v", k.name, err)
+			f.Fault(n.At, "%s: %v", k.name, err)
 		}
 	}
 }

@@ -6,9 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml/token"
-
 	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/strictyaml"
 )
 
 // parseShare reads a share in percent, such as "25%". A bare number is refused: 25 might be taken for 25 calls, and 0.25 for a
@@ -51,34 +50,34 @@ func parseHold(s string) (time.Duration, error) {
 }
 
 // estimates reads a list of estimates, and where each stands.
-func (f *file) estimates(e entry) (estimates []quota.Estimate, at []*token.Token) {
-	for i, n := range f.items(e) {
+func (f file) estimates(e strictyaml.Entry) (estimates []quota.Estimate, at []strictyaml.Place) {
+	for i, n := range f.List(e) {
 		if i == quota.EstimatesMax {
-			f.fault(n.GetToken(), "this is estimate %d; a bucket may have at most %d", i+1, quota.EstimatesMax)
+			f.Fault(n.At, "this is estimate %d; a bucket may have at most %d", i+1, quota.EstimatesMax)
 			break
 		}
-		text, ok := f.scalar(e, n)
+		text, ok := f.Scalar(e, n)
 		if !ok {
 			continue
 		}
 		estimate, err := quota.ParseEstimate(text)
 		if err != nil {
-			f.fault(n.GetToken(), "%v", err)
+			f.Fault(n.At, "%v", err)
 			continue
 		}
 		same := func(other quota.Estimate) bool { return other.Unit == estimate.Unit }
 		if j := slices.IndexFunc(estimates, same); j >= 0 {
-			f.fault(n.GetToken(), "%s is estimated already, at %d; keep one", estimate.Unit, estimates[j].Amount)
+			f.Fault(n.At, "%s is estimated already, at %d; keep one", estimate.Unit, estimates[j].Amount)
 			continue
 		}
-		estimates, at = append(estimates, estimate), append(at, n.GetToken())
+		estimates, at = append(estimates, estimate), append(at, n.At)
 	}
 	return estimates, at
 }
 
 // checkEstimates refuses each estimate with which nothing could ever be granted. That is known only once the bucket's limits and
 // max_hold have been read too.
-func (f *file) checkEstimates(s quota.Settings, at []*token.Token) {
+func (f file) checkEstimates(s quota.Settings, at []strictyaml.Place) {
 	s = quota.Settings{Limits: s.Limits, MaxHold: s.MaxHold, Estimates: s.Estimates} // the rest has been checked where it stands
 	if s.Check() == nil {
 		return
@@ -87,7 +86,7 @@ func (f *file) checkEstimates(s quota.Settings, at []*token.Token) {
 		alone := s
 		alone.Estimates = []quota.Estimate{e}
 		if err := alone.Check(); err != nil {
-			f.fault(at[i], "%v", err)
+			f.Fault(at[i], "%v", err)
 		}
 	}
 }

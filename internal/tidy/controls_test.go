@@ -47,10 +47,10 @@ import (
 			"internal/store/store.go":           "package store\n\nimport (\n\t\"fmt\"\n\t\"go.etcd.io/bbolt\"\n)\n",
 			"internal/store/store_test.go":      "package store\n\nimport \"go.etcd.io/bbolt\"\n",
 			"internal/store/boltengine/bolt.go": "package boltengine\n\nimport (\n\t\"go.etcd.io/bbolt\"\n\tberrors \"go.etcd.io/bbolt/errors\"\n\t\"golang.org/x/sys/unix\"\n)\n",
-			"internal/config/config.go":         "package config\n",
+			"internal/strictyaml/file.go":       "package strictyaml\n",
 		},
 		want: []string{
-			"internal/config:0: may import github.com/goccy/go-yaml but does not",
+			"internal/strictyaml:0: may import github.com/goccy/go-yaml but does not",
 			"internal/store/store.go:5: internal/store imports go.etcd.io/bbolt",
 		},
 	},
@@ -373,8 +373,8 @@ func TestArchitectureControl(t *testing.T) {
 	sources.architecture = doc.String()
 	match(t, checkArchitecture(sources), []string{
 		"ARCHITECTURE.md:0: internal/server is missing from its table",
-		"ARCHITECTURE.md:16: internal/config is said to be in row 1",
-		"ARCHITECTURE.md:27: internal/novel is not in the table",
+		"ARCHITECTURE.md:17: internal/config is said to be in row 1",
+		"ARCHITECTURE.md:28: internal/novel is not in the table",
 		"internal/quota:0: has a row but no Go files",
 		"internal/server:0: has a row but no Go files",
 	})

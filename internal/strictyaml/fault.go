@@ -1,4 +1,4 @@
-package config
+package strictyaml
 
 import (
 	"cmp"
@@ -9,13 +9,26 @@ import (
 	"unicode/utf8"
 )
 
+// Place is where something stands in a file. The zero Place is the file as a whole.
+type Place struct {
+	// Line counts from 1. 0: the file as a whole.
+	Line int
+	// Column counts the characters of the line from 1. 0: the line as a whole.
+	Column int
+	// Width is how many characters are meant. Less than 1 counts as 1.
+	Width int
+}
+
 // Fault is one thing that is wrong in a file, and where.
 type Fault struct {
-	File         string
-	Line, Column int    // from 1; the column counts characters. 0: the file as a whole
-	Width        int    // how many characters are at fault, at least 1
-	Source       string // the line, for people to see
-	Text         string // what was wrong and what would be right
+	Place
+
+	// File is the name of the file.
+	File string
+	// Source is the line, for people to see.
+	Source string
+	// Text is what was wrong and what would be right.
+	Text string
 }
 
 // String returns the fault with its place, the line and a caret below what is wrong.
@@ -25,6 +38,9 @@ func (f Fault) String() string {
 	}
 	number := fmt.Sprintf("%5d", f.Line)
 	source, before := excerpt(f.Source, f.Column-1)
+	if f.Column == 0 {
+		return fmt.Sprintf("%s:%d: %s\n%s | %s", f.File, f.Line, f.Text, number, source)
+	}
 	var pad strings.Builder
 	for _, r := range before {
 		if r == '\t' {
