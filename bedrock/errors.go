@@ -7,8 +7,8 @@ import (
 )
 
 // DeniedError is what a guarded call returns for want of quota, inside a *smithy.OperationError: nothing was sent. As a
-// smithy.APIError it has the code of ErrorCode and is the client's fault; no retryer of the SDK repeats it. Of a bidirectional stream
-// it is the stream's Err.
+// smithy.APIError it has the code of ErrorCode and is the client's fault; no retryer of the SDK repeats it. Of a bidirectional stream,
+// and of one that EmptyCuts has ended, it is in the stream's Err.
 type DeniedError struct {
 	*client.DeniedError // which limit, how much is left, when it resets
 

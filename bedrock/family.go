@@ -68,6 +68,7 @@ type place uint8
 const (
 	inBody place = iota
 	inMessage
+	inResponse
 	inMetadata
 	inUsage
 	inTopUsage
@@ -125,6 +126,7 @@ var layout = [...]map[string]step{
 	inBody: {
 		"usage":                            {to: inTopUsage},
 		"message":                          {to: inMessage},  // Claude's message_start
+		"response":                         {to: inResponse}, // the last event of Cohere, and of OpenAI's Responses
 		"metadata":                         {to: inMetadata}, // Nova's last event
 		"meta":                             {to: inMeta},     // Cohere
 		"token_count":                      {to: inTokenCount},
@@ -137,6 +139,7 @@ var layout = [...]map[string]step{
 		"amazon-bedrock-invocationMetrics": {to: inMetrics},
 	},
 	inMessage:          {"usage": {to: inUsage}},
+	inResponse:         {"usage": {to: inUsage}, "meta": {to: inMeta}, "token_count": {to: inTokenCount}},
 	inMetadata:         {"usage": {to: inUsage}},
 	inUsage:            usageKeys,
 	inTopUsage:         usageKeys,

@@ -44,15 +44,21 @@ const (
 
 // Guard returns an option for bedrockruntime.New and NewFromConfig: no paid operation of the client is sent without a reservation
 // by q, and each is settled with what it really used, or released. A client that is guarded by its aws.Config too is guarded by
-// this alone.
+// this alone. A call whose own options have thrown the guard out of APIOptions is refused. Middleware that changes a call's input is to
+// be added before the guard, which reserves for the input that it sees.
 func Guard(q *client.Client, opts ...Option) func(*bedrockruntime.Options) {
 	g := mustGuard(q, opts)
-	return func(o *bedrockruntime.Options) { o.APIOptions = append(o.APIOptions, g.attach) }
+	return func(o *bedrockruntime.Options) {
+		o.APIOptions = append(o.APIOptions, g.attach)
+		o.Interceptors.AddBeforeTransmit(watchman{})
+	}
 }
 
 // GuardConfig guards every bedrockruntime client that is made of cfg from now on. Clients of other services pass it by.
 func GuardConfig(cfg *aws.Config, q *client.Client, opts ...Option) {
 	cfg.APIOptions = append(slices.Clone(cfg.APIOptions), mustGuard(q, opts).attach)
+	cfg.Interceptors = cfg.Interceptors.Copy()
+	cfg.Interceptors.AddBeforeTransmit(watchman{})
 }
 
 // guard is what all calls of a client share.
@@ -84,6 +90,9 @@ func newGuard(q *client.Client, opts []Option) (*guard, error) {
 	var faults []error
 	for _, set := range opts {
 		faults = append(faults, set(g))
+	}
+	if g.slice > 0 && !g.slices() {
+		faults = append(faults, fmt.Errorf("Slices: none of the units that are charged grows with a stream; want %s, %s or %s among them", OutputTokens, Tokens, USDMicros))
 	}
 	if g.prices == nil && (slices.Contains(g.units, Tokens) || slices.Contains(g.units, USDMicros)) {
 		faults = append(faults, fmt.Errorf("Units: %s and %s need WithPrices", Tokens, USDMicros))
@@ -149,25 +158,37 @@ func (r reserving) HandleInitialize(ctx context.Context, in middleware.Initializ
 			return out, md, err
 		}
 		// The SDK waits for a first result that only the Deserialize step sends: returned here, the error would block the caller for
-		// ever. The tap returns it there.
+		// ever. The tap makes a stream of it there.
 		l = &lease{refused: err}
 	}
+	returned := false
+	defer func() {
+		if !returned && l.refused == nil {
+			l.failed(errNoReturn) // a panic of the app's own middleware or HTTP client goes by
+		}
+	}()
 	out, md, err = next.HandleInitialize(middleware.WithStackValue(ctx, leaseKey{}, l), in)
+	returned = true
 	if l.refused != nil {
 		return out, md, err
 	}
 	switch {
-	case l.tapped():
+	case l.tapped() && (err == nil || operation == opBidirectional):
 		// The tap sees how a stream ends. At v1.63.11 the SDK has an error here for each bidirectional one that has begun well, and
-		// keeps it to itself.
+		// keeps it to itself. Of the others nobody gets the stream after an error.
 	case err != nil:
 		l.failed(err)
+	case l.sendings() == 0:
+		l.unsent() // middleware of the app's own has answered: a cache, say
 	default:
 		raw, _ := awsmiddleware.GetRawResponse(md).(*smithyhttp.Response)
 		l.answered(out.Result, raw)
 	}
 	return out, md, err
 }
+
+// errNoReturn is why a call has failed out of which nothing came but a panic.
+var errNoReturn = errors.New("the call was left by a panic")
 
 func streams(operation string) bool {
 	return operation == opConverseStream || operation == opInvokeStream || operation == opBidirectional
@@ -188,36 +209,56 @@ func (tapping) HandleDeserialize(ctx context.Context, in middleware.DeserializeI
 		return next.HandleDeserialize(ctx, in)
 	}
 	if l.refused != nil {
-		return out, md, l.refused // nothing was sent
+		return l.refuse(in.Request), md, nil // nothing is sent
 	}
-	a, traced := watch(ctx)
+	a, traced := l.attempt(ctx)
 	out, md, err = next.HandleDeserialize(traced, in)
 	l.attempted(a, out.RawResponse, err)
 	if resp, ok := out.RawResponse.(*smithyhttp.Response); ok && err == nil && streams(l.call.Operation) && resp.StatusCode/100 == 2 {
-		resp.Body = l.tap(resp.Body)
+		resp.Body = l.tap(resp.Body, resp.Header.Get(headerTier))
 	}
 	return out, md, err
 }
 
+// watchman stands before each sending, and lets no paid one pass that has no lease: a call's own options may have replaced APIOptions,
+// and the guard with them. It is no part of those.
+type watchman struct{}
+
+var errUnguarded = errors.New("the guard is missing from this call's APIOptions: append to them, and do not replace them")
+
+// BeforeTransmit refuses what is not guarded.
+func (watchman) BeforeTransmit(ctx context.Context, _ *smithyhttp.InterceptorContext) error {
+	if awsmiddleware.GetServiceID(ctx) != bedrockruntime.ServiceID || free(awsmiddleware.GetOperationName(ctx)) {
+		return nil
+	}
+	if l, _ := middleware.GetStackValue(ctx, leaseKey{}).(*lease); l == nil {
+		return errUnguarded
+	}
+	return nil
+}
+
 // reserve takes what a call is estimated to need. Its error means that the call must not be sent.
 func (g *guard) reserve(ctx context.Context, operation string, params any) (*lease, error) {
-	if g.fault != nil {
-		return nil, fmt.Errorf("the guard's options: %w", g.fault)
-	}
 	call := Call{Operation: operation, Input: params}
 	call.Model, call.Metadata, call.Tier, call.Estimate = estimateOf(params)
+	l := &lease{g: g, ctx: context.WithoutCancel(ctx), call: call, at: g.now()}
+	refused := func(doing string, err error) (*lease, error) {
+		g.observe(l.record(OutcomeRefused, err))
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	if g.fault != nil {
+		return refused("the guard's options", g.fault)
+	}
 	if n, ok := g.counted(ctx, params); ok {
-		call.Estimate.InputTokens = n
+		l.call.Estimate.InputTokens = n
 	}
-	bucket, err := g.bucketOf(ctx, call)
-	if err != nil {
-		return nil, fmt.Errorf("choosing the bucket of %s: %w", operation, err)
+	var err error
+	if l.bucket, err = g.bucketOf(ctx, l.call); err != nil {
+		return refused("choosing the bucket of "+operation, err)
 	}
-	l := &lease{g: g, ctx: context.WithoutCancel(ctx), call: call, bucket: bucket, at: g.now()}
 	charges, err := l.first()
 	if err != nil {
-		g.observe(l.record(OutcomeRefused, err))
-		return nil, fmt.Errorf("pricing %s: %w", operation, err)
+		return refused("pricing "+operation, err)
 	}
 	takings := make([]client.Taking, 0, len(charges)+1)
 	for _, c := range charges {
@@ -226,7 +267,7 @@ func (g *guard) reserve(ctx context.Context, operation string, params any) (*lea
 	if g.hold > 0 {
 		takings = append(takings, client.WithHold(g.hold))
 	}
-	l.r, err = g.q.Reserve(ctx, bucket, takings...)
+	l.r, err = g.q.Reserve(ctx, l.bucket, takings...)
 	if err == nil {
 		return l, nil
 	}
@@ -235,8 +276,7 @@ func (g *guard) reserve(ctx context.Context, operation string, params any) (*lea
 		g.observe(l.record(OutcomeDenied, err))
 		return nil, err
 	}
-	g.observe(l.record(OutcomeRefused, err))
-	return nil, fmt.Errorf("reserving quota for %s: %w", operation, err)
+	return refused("reserving quota for "+operation, err)
 }
 
 func (g *guard) bucketOf(ctx context.Context, call Call) (string, error) {
@@ -253,10 +293,15 @@ func (g *guard) bucketOf(ctx context.Context, call Call) (string, error) {
 // charges tells whether a unit is charged.
 func (g *guard) charges(unit string) bool { return g.units == nil || slices.Contains(g.units, unit) }
 
+// slices tells whether something is charged that a stream uses more of as it goes on.
+func (g *guard) slices() bool {
+	return g.charges(OutputTokens) || g.prices != nil && (g.charges(Tokens) || g.charges(USDMicros))
+}
+
 // unknownModelsMax bounds how many models without a price are remembered to have been reported.
 const unknownModelsMax = 1000
 
-// reportUnknown says in the log, once for each, that a model is charged by the table's fallback.
+// reportUnknown says in the log, once for each, that a model is charged by another price than its own.
 func (g *guard) reportUnknown(model, tier string) {
 	g.mu.Lock()
 	said := g.unknown[model] || len(g.unknown) >= unknownModelsMax
@@ -265,6 +310,6 @@ func (g *guard) reportUnknown(model, tier string) {
 	}
 	g.mu.Unlock()
 	if !said {
-		slog.Warn("quotad guard: no price for this model; the fallback of the price table is charged", "model", model, "tier", tier)
+		slog.Warn("quotad guard: no price for this model; that of the table's fallback is charged, or of what was asked where Bedrock chose another", "model", model, "tier", tier)
 	}
 }

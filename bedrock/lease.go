@@ -1,6 +1,7 @@
 package bedrock
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"sync"
@@ -68,8 +69,9 @@ type lease struct {
 	mu        sync.Mutex
 	attempts  []*attempt
 	streaming bool
-	output    int64 // output tokens held; 0 if that was left to the bucket
-	finish    bool  // a stream whose bucket is empty goes on
+	tier      string // that the headers of a stream name; "" if they do not
+	output    int64  // output tokens held; 0 if that was left to the bucket
+	finish    bool   // a stream whose bucket is empty goes on
 	once      sync.Once
 }
 
@@ -102,22 +104,24 @@ func (l *lease) first() ([]client.Charge, error) {
 	if e.TextUnits > 0 {
 		hold(TextUnits, e.TextUnits)
 	}
-	if g.prices == nil {
-		return charges.of, nil
+	if g.prices != nil {
+		cost, err := l.cost(l.call.Model, l.call.Tier, l.estimated())
+		if err != nil {
+			return nil, err
+		}
+		unknown := l.model() && l.output == 0 // then 0 leaves the amount to the bucket's estimate
+		if unknown {
+			cost = Cost{}
+		}
+		if n := cost.Micros(); n > 0 || unknown {
+			hold(USDMicros, n)
+		}
+		if n := cost.Tokens; n > 0 || unknown {
+			hold(Tokens, n)
+		}
 	}
-	cost, err := l.cost(l.call.Model, l.estimated())
-	if err != nil {
-		return nil, err
-	}
-	unknown := l.model() && l.output == 0 // then 0 leaves the amount to the bucket's estimate
-	if unknown {
-		cost = Cost{}
-	}
-	if n := cost.Micros(); n > 0 || unknown {
-		hold(USDMicros, n)
-	}
-	if n := cost.Tokens; n > 0 || unknown {
-		hold(Tokens, n)
+	if len(charges.of) == 0 { // it would mean one call and the bucket's estimates of all else
+		charges.of = []client.Charge{{Unit: Calls, Amount: 1}}
 	}
 	return charges.of, nil
 }
@@ -125,6 +129,8 @@ func (l *lease) first() ([]client.Charge, error) {
 // estimated is what the call is taken to use.
 func (l *lease) estimated() Usage {
 	e := l.call.Estimate
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return Usage{InputTokens: e.InputTokens, OutputTokens: l.output, TextUnits: e.TextUnits, Images: e.Images, Source: SourceEstimate}
 }
 
@@ -140,13 +146,13 @@ func (b *bill) add(unit string, amount int64) {
 	}
 }
 
-func (l *lease) cost(model string, u Usage) (Cost, error) {
+func (l *lease) cost(model, tier string, u Usage) (Cost, error) {
 	if l.g.prices == nil {
 		return Cost{}, nil
 	}
-	c, err := l.g.prices.Cost(model, l.call.Tier, l.at, u)
+	c, err := l.g.prices.Cost(model, tier, l.at, u)
 	if err == nil && !c.Known {
-		l.g.reportUnknown(model, l.call.Tier)
+		l.g.reportUnknown(model, tier)
 	}
 	return c, err
 }
@@ -162,7 +168,7 @@ func (l *lease) answered(result any, raw *smithyhttp.Response) {
 	if l.g.broken == BrokenSettles {
 		u = times(u, 1+l.ran(1))
 	}
-	l.end(func() Record { return l.settle(OutcomeSettled, modelOf(result, l.call.Model), u, nil) })
+	l.end(func() Record { return l.settle(OutcomeSettled, servedBy(result), u, nil) })
 }
 
 // failed ends the lease of a call that has come to nothing.
@@ -176,9 +182,9 @@ func (l *lease) failed(err error) {
 }
 
 // tap wraps the body of a stream that has begun.
-func (l *lease) tap(body io.ReadCloser) io.ReadCloser {
+func (l *lease) tap(body io.ReadCloser, tier string) io.ReadCloser {
 	hooks := tapHooks{end: l.ended}
-	if l.g.slice > 0 && l.g.charges(OutputTokens) && !l.r.Local() {
+	if l.g.slice > 0 && !l.r.Local() {
 		hooks.progress = l.progress
 	}
 	kind := streamConverse
@@ -189,7 +195,7 @@ func (l *lease) tap(body io.ReadCloser) io.ReadCloser {
 		kind = streamBidi
 	}
 	l.mu.Lock()
-	l.streaming = true
+	l.streaming, l.tier = true, tier
 	l.mu.Unlock()
 	return newTap(body, kind, hooks)
 }
@@ -203,22 +209,24 @@ func (l *lease) tapped() bool {
 
 // progress takes another slice when what is held has passed. Its error cuts the stream.
 func (l *lease) progress(output int64) error {
-	for l.output > 0 && output >= l.output && !l.finish {
-		slice := bill{g: l.g}
-		slice.add(OutputTokens, l.g.slice)
-		cost, err := l.cost(l.call.Model, Usage{OutputTokens: l.g.slice})
-		if n := cost.Micros(); n > 0 {
-			slice.add(USDMicros, n)
+	for !l.finish {
+		held := l.estimated()
+		more := l.g.slice
+		if most := l.call.Estimate.MaxTokens; most > 0 {
+			more = min(more, most-held.OutputTokens) // the model stops there
 		}
-		if cost.Tokens > 0 {
-			slice.add(Tokens, cost.Tokens)
+		if output < held.OutputTokens || more <= 0 {
+			return nil
 		}
-		if err == nil {
-			err = l.r.Extend(l.ctx, l.g.hold, slice.of...)
+		charges, err := l.more(held, more)
+		if err == nil && len(charges) > 0 {
+			err = l.r.Extend(l.ctx, l.g.hold, charges...)
 		}
 		switch {
 		case err == nil:
-			l.output += l.g.slice
+			l.mu.Lock()
+			l.output += more
+			l.mu.Unlock()
 		case l.g.whenEmpty == EmptyFinishes:
 			l.finish = true
 		default:
@@ -226,6 +234,38 @@ func (l *lease) progress(output int64) error {
 		}
 	}
 	return nil
+}
+
+// more is what so many more output tokens cost than what is held.
+func (l *lease) more(held Usage, tokens int64) ([]client.Charge, error) {
+	charges := bill{g: l.g}
+	charges.add(OutputTokens, tokens)
+	before, err := l.cost(l.call.Model, l.call.Tier, held)
+	if err != nil {
+		return nil, err
+	}
+	held.OutputTokens += tokens
+	after, err := l.cost(l.call.Model, l.call.Tier, held)
+	if err != nil {
+		return nil, err
+	}
+	if n := after.Micros() - before.Micros(); n > 0 {
+		charges.add(USDMicros, n)
+	}
+	if n := after.Tokens - before.Tokens; n > 0 {
+		charges.add(Tokens, n)
+	}
+	return charges.of, nil
+}
+
+// refused tells whether an exception that is the first event of a stream says that the model was never asked. The others tell of a model
+// that has failed at its work.
+func refused(exception string) bool {
+	switch exception {
+	case "throttlingException", "validationException", "serviceUnavailableException":
+		return true
+	}
+	return false
 }
 
 // ended ends the lease of a stream.
@@ -237,10 +277,10 @@ func (l *lease) ended(e streamEnd) {
 		}
 		switch {
 		case e.How == endUsage:
-			return l.settle(OutcomeSettled, l.call.Model, times(e.Usage, 1+earlier), e.Err)
+			return l.settle(OutcomeSettled, l.by(e), times(e.Usage, 1+earlier), e.Err)
 		case e.Seen:
-			return l.settle(OutcomePartial, l.call.Model, times(e.Usage, 1+earlier), e.Err)
-		case earlier == 0 && (e.Exception != "" || l.g.broken == BrokenReleases):
+			return l.settle(OutcomePartial, l.by(e), times(e.Usage, 1+earlier), e.Err)
+		case earlier == 0 && (refused(e.Exception) || l.g.broken == BrokenReleases):
 			return l.release(e.Err) // refused before it began
 		}
 		return l.asHeld(e.Err)
@@ -251,8 +291,33 @@ func (l *lease) end(how func() Record) {
 	l.once.Do(func() { l.g.observe(how()) })
 }
 
+// unsent ends the lease of a call that was answered without being sent.
+func (l *lease) unsent() {
+	l.end(func() Record { return l.release(nil) })
+}
+
+// by is who gave a stream, of which the headers tell at its beginning and an event at its end.
+func (l *lease) by(e streamEnd) served {
+	by := e.By
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	by.Tier = cmp.Or(by.Tier, l.tier)
+	return by
+}
+
+// costOf is the cost by who gave the answer; where the table does not know that, by what was asked, which it knew.
+func (l *lease) costOf(by served, u Usage) (Cost, error) {
+	model, tier := cmp.Or(by.Model, l.call.Model), cmp.Or(by.Tier, l.call.Tier)
+	c, err := l.cost(model, tier, u)
+	if err == nil || model == l.call.Model && tier == l.call.Tier {
+		return c, err
+	}
+	l.g.reportUnknown(model, tier)
+	return l.cost(l.call.Model, l.call.Tier, u)
+}
+
 // settle replaces what is held by usage.
-func (l *lease) settle(outcome Outcome, model string, u Usage, cause error) Record {
+func (l *lease) settle(outcome Outcome, by served, u Usage, cause error) Record {
 	charges := bill{g: l.g}
 	name := charges.add
 	priced := u
@@ -273,7 +338,7 @@ func (l *lease) settle(outcome Outcome, model string, u Usage, cause error) Reco
 	if u.TextUnits > 0 || l.call.Estimate.TextUnits > 0 {
 		name(TextUnits, u.TextUnits)
 	}
-	cost, err := l.cost(model, priced)
+	cost, err := l.costOf(by, priced)
 	if err == nil && l.g.prices != nil {
 		name(USDMicros, cost.Micros())
 		name(Tokens, cost.Tokens)
@@ -287,13 +352,13 @@ func (l *lease) settle(outcome Outcome, model string, u Usage, cause error) Reco
 // asHeld settles with the estimate: once for each attempt that may have run.
 func (l *lease) asHeld(cause error) Record {
 	u := l.estimated()
-	if n := max(1, l.ran(0)); n > 1 && l.output > 0 {
-		return l.settle(OutcomeEstimated, l.call.Model, times(u, n), cause)
+	if n := max(1, l.ran(0)); n > 1 && u.OutputTokens > 0 {
+		return l.settle(OutcomeEstimated, served{}, times(u, n), cause)
 	}
 	l.tell(nil)
 	r := l.record(OutcomeEstimated, cause)
 	r.Usage = u
-	r.Cost, _ = l.cost(l.call.Model, u) // it was priced when it was reserved
+	r.Cost, _ = l.cost(l.call.Model, l.call.Tier, u) // it was priced when it was reserved
 	return r
 }
 

@@ -29,9 +29,10 @@ const outputBytesPerToken = 4
 // A meter counts what a stream has used so far.
 type meter struct {
 	kind   streamKind
-	stated Usage // what the stream has said so far
-	final  bool  // and that this is all
-	text   int64 // bytes of output text so far
+	stated Usage  // what the stream has said so far
+	final  bool   // and that this is all
+	by     served // who gave it
+	text   int64  // bytes of output text so far
 	// uncovered says that text has come since the stream last said how many tokens
 	// it had put out.
 	uncovered bool
@@ -46,6 +47,7 @@ func (m *meter) event(name, payload []byte) (output, final bool) {
 		return m.passed(converseText(payload)), false
 	case m.kind == streamConverse && string(name) == "metadata":
 		m.tell(payload)
+		m.by = servedByEvent(payload)
 		return false, m.final
 	case m.kind != streamConverse && string(name) == "chunk":
 		return m.chunk(payload), m.final
@@ -161,6 +163,35 @@ func converseText(payload []byte) (n int64) {
 		}
 	}
 	return n
+}
+
+// servedByEvent is what a metadata event of ConverseStream says of who gave the answer.
+func servedByEvent(payload []byte) (by served) {
+	s := jsonScan{src: payload}
+	for name := range s.members {
+		switch string(name) {
+		case "serviceTier":
+			by.Tier = s.memberText("type")
+		case "trace":
+			for name := range s.members {
+				if string(name) == "promptRouter" {
+					by.Model = s.memberText("invokedModelId")
+				}
+			}
+		}
+	}
+	return by
+}
+
+// memberText is one member of the object ahead, if it is a string.
+func (s *jsonScan) memberText(member string) (text string) {
+	for name := range s.members {
+		if string(name) == member && s.next() == '"' {
+			raw, _ := s.text()
+			text = string(unescape(raw))
+		}
+	}
+	return text
 }
 
 // modelText is how many bytes of output an event of InvokeModelWithResponseStream has:

@@ -82,8 +82,8 @@ func Validate(opts ...Option) error {
 	return err
 }
 
-// Bucket charges one bucket for every call: BucketDefault without it or one of its kin. Declare it to quotad: a name that nobody
-// declared has the daemon's default.
+// Bucket charges one bucket for every call: BucketDefault without it or one of its kin, of which the last that is given counts. Declare it
+// to quotad: a name that nobody declared has the daemon's default.
 func Bucket(name string) Option {
 	return func(g *guard) error {
 		if err := checkBucket(name); err != nil {
@@ -94,7 +94,8 @@ func Bucket(name string) Option {
 	}
 }
 
-// BucketBy has a function name the bucket of each call. Its error refuses the call.
+// BucketBy has a function name the bucket of each call. Its error refuses the call. It must not panic: the SDK makes bidirectional calls
+// on a goroutine of its own, where nobody recovers.
 func BucketBy(f func(context.Context, Call) (string, error)) Option {
 	return func(g *guard) error {
 		if f == nil {
@@ -142,7 +143,8 @@ func PerModel() Option {
 }
 
 // Units charges these units alone, in whatever a call uses: Units(Calls) counts calls and nothing else. Tokens and USDMicros need
-// WithPrices.
+// WithPrices. An operation that is estimated to use none of them is reserved as one of Calls all the same: nothing is sent that was not
+// granted.
 func Units(units ...string) Option {
 	return func(g *guard) error {
 		all := []string{Calls, InputTokens, OutputTokens, CacheReadTokens, CacheWriteTokens, TextUnits, Tokens, USDMicros}
@@ -220,7 +222,8 @@ func OnBroken(p BrokenPolicy) Option {
 
 // Slices has a stream hold so many output tokens at first, at least 1, and as many again whenever these have passed, instead of all
 // that it may make; and says what becomes of it when the bucket has nothing left. Tokens are estimated from the text as it passes, so
-// a cut comes about where the limit is.
+// a cut comes about where the limit is. No more is held than the request's own max_tokens. A quotad that does not answer counts as an
+// empty bucket. One of OutputTokens, Tokens and USDMicros has to be charged.
 func Slices(tokens int64, whenEmpty EmptyPolicy) Option {
 	return func(g *guard) error {
 		if tokens < 1 || tokens > 1e9 {
@@ -245,7 +248,7 @@ func SettleFirst() Option {
 }
 
 // Observe is told how each call ended: for logs and metrics. It is called once for each call, on the goroutine on which the call or its
-// stream ended, and must not block.
+// stream ended, which may be one of the SDK's, and must neither block nor panic.
 func Observe(f func(Record)) Option {
 	return func(g *guard) error {
 		if f == nil {

@@ -75,6 +75,7 @@ type tapHooks struct {
 // A streamEnd is what is known when a stream is over.
 type streamEnd struct {
 	Usage Usage   // final if How is endUsage, else what was seen, with SourcePartial
+	By    served  // as far as the stream has said
 	Seen  bool    // an event has passed; an exception is none
 	How   endKind // why nothing more is expected
 	// Exception is the type of the exception, or the code of the error, that came
@@ -298,7 +299,7 @@ func (t *tap) stopped(err error) *streamEnd {
 func (t *tap) finish(how endKind, err error) *streamEnd {
 	t.ended = true
 	t.buf = nil
-	return &streamEnd{Usage: t.meter.usage(how == endUsage), Seen: t.seen, How: how, Err: err}
+	return &streamEnd{Usage: t.meter.usage(how == endUsage), By: t.meter.by, Seen: t.seen, How: how, Err: err}
 }
 
 // frameLen is the length of the frame that b begins with, if that makes sense.

@@ -47,6 +47,7 @@ var bodies = []struct {
 	{"cohere, billed", `{"text":"hi","meta":{"api_version":{"version":"1"},"billed_units":{"input_tokens":3,"output_tokens":4},"tokens":{"input_tokens":70,"output_tokens":5}}}`, Usage{InputTokens: 3, OutputTokens: 4}, true},
 	{"cohere v2", `{"usage":{"billed_units":{"input_tokens":3,"output_tokens":4},"tokens":{"input_tokens":70,"output_tokens":5}}}`, Usage{InputTokens: 3, OutputTokens: 4}, true},
 	{"cohere, counted", `{"meta":{"tokens":{"input_tokens":70,"output_tokens":5}}}`, Usage{InputTokens: 70, OutputTokens: 5}, true},
+	{"cohere, a stream's end", `{"event_type":"stream-end","response":{"text":"hi","meta":{"billed_units":{"input_tokens":3,"output_tokens":4}}}}`, Usage{InputTokens: 3, OutputTokens: 4}, true},
 	{"cohere, old", `{"text":"hi","token_count":{"prompt_tokens":3,"response_tokens":4,"total_tokens":7,"billed_tokens":7}}`, Usage{InputTokens: 3, OutputTokens: 4}, true},
 	{"cohere embedding of images", `{"meta":{"billed_units":{"images":2}}}`, Usage{Images: 2}, true},
 	{"cohere rerank", `{"results":[{"index":1,"relevance_score":0.98}],"meta":{"billed_units":{"search_units":1}}}`, Usage{}, false},
