@@ -105,25 +105,43 @@ func (l *lease) first() ([]client.Charge, error) {
 		hold(TextUnits, e.TextUnits)
 	}
 	if g.prices != nil {
-		cost, err := l.cost(l.call.Model, l.call.Tier, l.estimated())
-		if err != nil {
+		if err := l.price(&charges); err != nil {
 			return nil, err
-		}
-		unknown := l.model() && l.output == 0 // then 0 leaves the amount to the bucket's estimate
-		if unknown {
-			cost = Cost{}
-		}
-		if n := cost.Micros(); n > 0 || unknown {
-			hold(USDMicros, n)
-		}
-		if n := cost.Tokens; n > 0 || unknown {
-			hold(Tokens, n)
 		}
 	}
 	if len(charges.of) == 0 { // it would mean one call and the bucket's estimates of all else
 		charges.of = []client.Charge{{Unit: Calls, Amount: 1}}
 	}
 	return charges.of, nil
+}
+
+// price adds what the estimate costs. Where nobody says how much output there may be, what output adds to is left to the bucket's
+// estimates, as an amount of 0; the price of a picture, say, is known all the same.
+func (l *lease) price(charges *bill) error {
+	u := l.estimated()
+	cost, err := l.cost(l.call.Model, l.call.Tier, u)
+	if err != nil {
+		return err
+	}
+	more := cost
+	if l.model() && u.OutputTokens == 0 {
+		u.OutputTokens = perTokens
+		if more, err = l.cost(l.call.Model, l.call.Tier, u); err != nil {
+			return err
+		}
+	}
+	for _, c := range []struct {
+		unit            string
+		n, withMoreText int64
+	}{{USDMicros, cost.Micros(), more.Micros()}, {Tokens, cost.Tokens, more.Tokens}} {
+		switch {
+		case c.n != c.withMoreText:
+			charges.add(c.unit, 0)
+		case c.n > 0:
+			charges.add(c.unit, c.n)
+		}
+	}
+	return nil
 }
 
 // estimated is what the call is taken to use.

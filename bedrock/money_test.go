@@ -93,6 +93,28 @@ func TestMoneyDenied(t *testing.T) {
 	}
 }
 
+// TestPicture is billed by the call, by a model whose requests name no tokens and whose answers tell none: its price is known
+// beforehand, and is what is held and settled.
+func TestPicture(t *testing.T) {
+	t.Parallel()
+	p, err := bedrock.ParsePrices("prices.yaml", []byte("version: 1\nunknown: deny\nmodels: [{match: [amazon.canvas], unit: nano-usd/1M, call: 44_000_000}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for limit, want := range map[string]bool{"44_000 usd_micros/day": true, "43_999 usd_micros/day": false} {
+		r := newRig(t, false, []string{limit}, bedrock.WithPrices(p))
+		r.aws.Script(bedrocktest.Answer{Family: "image", NoUsage: true})
+		_, err := r.sdk.InvokeModel(t.Context(), &bedrockruntime.InvokeModelInput{ModelId: aws.String("amazon.canvas"), Body: []byte(`{"taskType":"TEXT_IMAGE"}`)})
+		if (err == nil) != want {
+			t.Fatalf("%s: %v", limit, err)
+		}
+		rec := r.record()
+		if n := r.quota.Used("app", bedrock.USDMicros); want && (n != 44_000 || rec.Cost.Micros() != n) {
+			t.Errorf("%d micros were charged, %+v recorded", n, rec.Cost)
+		}
+	}
+}
+
 // TestUnknownModel is not called, or loudly at the fallback's price, as the table says.
 func TestUnknownModel(t *testing.T) {
 	t.Parallel()
