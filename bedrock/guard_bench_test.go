@@ -14,9 +14,10 @@ import (
 	"github.com/quotad/quotad/internal/bedrocktest"
 )
 
-// BenchmarkConverse makes three calls in turn, by one caller: Converse without a guard, one round trip to quotad alone, and Converse
-// with a guard. It reports the median of each, and what the guard adds beyond the round trip: the settlement is told in the
-// background, so that it should be little. Medians of one run on one machine can be compared with each other, and with nothing else.
+// BenchmarkConverse makes four calls in turn, by one caller: Converse without a guard, one round trip to quotad alone, the two by hand one
+// after the other, and Converse with a guard. It reports the median of each, and what the guard adds beyond the first two, and beyond
+// what they take by hand: the settlement is told in the background, so that it should be little. Medians of one run on one machine can be
+// compared with each other, and with nothing else.
 func BenchmarkConverse(b *testing.B) {
 	for name, opts := range map[string][]quotatest.Option{
 		"memory": {quotatest.RealTime()}, "disk": {quotatest.RealTime(), quotatest.WithFile(b.TempDir())},
@@ -33,15 +34,28 @@ func BenchmarkConverse(b *testing.B) {
 			plain := newSDK(fake.Config())
 			guarded := newSDK(fake.Config(), bedrock.Guard(q, bedrock.Bucket("app")))
 			in := converseInput()
+			reserve := func() (*client.Reservation, error) {
+				return q.Reserve(b.Context(), "app", client.Charge{Unit: bedrock.Calls, Amount: 1},
+					client.Charge{Unit: bedrock.InputTokens, Amount: 20}, client.Charge{Unit: bedrock.OutputTokens, Amount: 100})
+			}
 			calls := []func() error{
 				func() error { return converse(b, plain, in) },
 				func() error {
-					r, err := q.Reserve(b.Context(), "app", client.Charge{Unit: bedrock.Calls, Amount: 1},
-						client.Charge{Unit: bedrock.InputTokens, Amount: 20}, client.Charge{Unit: bedrock.OutputTokens, Amount: 100})
+					r, err := reserve()
 					if err == nil {
 						r.ReleaseSoon()
 					}
 					return err
+				},
+				func() error {
+					r, err := reserve()
+					if err != nil {
+						return err
+					}
+					if err := converse(b, plain, in); err != nil {
+						return err
+					}
+					return r.SettleSoon(client.Charge{Unit: bedrock.InputTokens, Amount: 11}, client.Charge{Unit: bedrock.OutputTokens, Amount: 7})
 				},
 				func() error { return converse(b, guarded, in) },
 			}
@@ -59,15 +73,17 @@ func BenchmarkConverse(b *testing.B) {
 					}
 				}
 			}
-			var median [3]float64
+			var median [4]float64
 			for i := range took {
 				slices.Sort(took[i])
 				median[i] = float64(took[i][len(took[i])/2].Microseconds())
 			}
 			b.ReportMetric(median[0], "plain-us")
 			b.ReportMetric(median[1], "quotad-us")
-			b.ReportMetric(median[2], "guarded-us")
-			b.ReportMetric(median[2]-median[0]-median[1], "beyond-us")
+			b.ReportMetric(median[2], "by-hand-us")
+			b.ReportMetric(median[3], "guarded-us")
+			b.ReportMetric(median[3]-median[0]-median[1], "beyond-us")
+			b.ReportMetric(median[3]-median[2], "beyond-by-hand-us")
 		})
 	}
 }
