@@ -37,6 +37,7 @@ type Taking interface {
 type taking struct {
 	charges []Charge
 	id      string
+	named   bool // whether the caller gave the id
 	hold    *time.Duration
 	ceiling *int64
 }
@@ -57,7 +58,7 @@ func WithCeiling(n int64) Taking {
 // without spaces; ids that sort by time are the cheapest to keep. Without it each call gets a UUIDv7. Whoever gives an id owns the
 // question whether it was granted: after an error that leaves it open, the client does not give it back by itself.
 func WithRequestID(id string) Taking {
-	return takingFunc(func(t *taking) { t.id = id })
+	return takingFunc(func(t *taking) { t.id, t.named = id, true })
 }
 
 // WithHold says for how long a reservation is held before it expires: 1 ms to 24 hours. Without it the bucket says, and 15 minutes

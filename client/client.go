@@ -7,13 +7,18 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
 )
@@ -23,6 +28,13 @@ const TargetDefault = "127.0.0.1:7070"
 
 // reconnectMax is the longest wait between two attempts to connect: less than what the tries of one call take together.
 const reconnectMax = BackoffMax / 4
+
+const (
+	// pingAfter is how long a connection may be silent under calls before it is pinged. quotad allows a ping in ten seconds.
+	pingAfter = 20 * time.Second
+	// pingTimeout is how long the answer may take. On Linux it is also how long what was sent may stay without an acknowledgement.
+	pingTimeout = 5 * time.Second
+)
 
 // Client asks one quotad. It is safe for concurrent use, and has no goroutine of its own but while something is to be delivered.
 type Client struct {
@@ -72,6 +84,9 @@ func Dial(target string, opts ...Option) (*Client, error) {
 		return nil, err
 	}
 	target = cmp.Or(target, os.Getenv("QUOTAD_SERVER"), TargetDefault)
+	if err := checkTarget(target); err != nil {
+		return nil, err
+	}
 	if o.creds == nil {
 		if !isLocal(target) {
 			return nil, fmt.Errorf("dialling quotad: %s is not on this machine, and would be spoken to in the clear; give WithTransportCredentials (insecure.NewCredentials() if you mean it)", target)
@@ -84,8 +99,10 @@ func Dial(target string, opts ...Option) (*Client, error) {
 		// minutes.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: BackoffDefault, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax},
-			MinConnectTimeout: o.timeout,
+			MinConnectTimeout: max(o.timeout, TimeoutDefault), // a handshake of TLS may take longer than the tries of a call
 		}),
+		// A machine that is gone says nothing; without this its connection lasts until the system gives up, some fifteen minutes later.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
 		// The client retries by itself, with what it knows of denials and ids.
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
@@ -124,6 +141,18 @@ func newClient(conn grpc.ClientConnInterface, o options) (*Client, error) {
 	}
 	c.outbox = box
 	return c, nil
+}
+
+// checkTarget finds what is an address, but in another notation than gRPC's, which would look a name up and never find it.
+func checkTarget(target string) error {
+	scheme, _, found := strings.Cut(target, "://")
+	switch {
+	case strings.HasPrefix(target, "/"):
+		return fmt.Errorf("dialling quotad: %s is a path; for a socket give unix://%s", target, target)
+	case found && slices.Contains([]string{"http", "https", "tcp", "grpc", "grpcs"}, scheme):
+		return fmt.Errorf("dialling quotad: %s; want host:port or unix:///path", target)
+	}
+	return nil
 }
 
 // isLocal tells whether a target stays on this machine.
@@ -221,7 +250,10 @@ func (c *Client) acquire(ctx context.Context, op string, t taking, req *quotadv1
 		return nil, nil, fmt.Errorf("%s %s: %w", op, req.GetBucket(), ErrClosed)
 	}
 	req.RequestId = t.id
-	if t.id == "" {
+	switch {
+	case t.named && t.id == "":
+		return nil, nil, fmt.Errorf("%s %s: %w", op, req.GetBucket(), status.Error(codes.InvalidArgument, "WithRequestID: the id is empty"))
+	case !t.named:
 		id, err := newID()
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s %s: %w", op, req.GetBucket(), err)
@@ -237,25 +269,21 @@ func (c *Client) acquire(ctx context.Context, op string, t taking, req *quotadv1
 		c.count.denied.Add(1)
 		return nil, nil, denied
 	}
-	if ctx.Err() == nil && !undecided(err) {
-		return nil, nil, fmt.Errorf("%s %s: %w", op, req.GetBucket(), err)
-	}
-	if ctx.Err() == nil && c.open != nil && c.open.grant(req.GetBucket()) {
+	if ctx.Err() == nil && undecided(err) && c.open != nil && c.open.grant(req.GetBucket()) {
 		c.count.local.Add(1)
 		if tell := c.o.failOpen.OnGrant; tell != nil {
 			tell(req.GetBucket(), err)
 		}
 		return nil, req, nil
 	}
-	c.count.unreachable.Add(1)
-	if a.sent && t.id == "" {
+	if a.perhaps && !t.named {
 		// It may have been granted all the same. Nobody will make the call, so that nothing of it may stay charged.
 		c.outbox.add(&note{release: &quotadv1.ReleaseRequest{RequestId: req.GetRequestId()}, perhaps: true})
 	}
-	if ctx.Err() != nil {
-		return nil, nil, fmt.Errorf("%s %s: %w", op, req.GetBucket(), ofContext(ctx, err))
+	if ctx.Err() != nil || undecided(err) {
+		c.count.unreachable.Add(1)
 	}
-	return nil, nil, &UnreachableError{Op: op, Bucket: req.GetBucket(), Tries: a.tries, Err: err}
+	return nil, nil, c.failure(ctx, op, req.GetBucket(), a, err)
 }
 
 // Verdict is what an acquire of the same charges would be answered now; another caller may be first.
@@ -287,10 +315,13 @@ func (c *Client) Check(ctx context.Context, bucket string, opts ...Taking) (*Ver
 	return v, nil
 }
 
-// failure is the error of a call that is not an acquire.
+// failure is the error of a call that was neither granted nor denied.
 func (c *Client) failure(ctx context.Context, op, what string, a attempts, err error) error {
 	if ctx.Err() == nil && undecided(err) {
 		return &UnreachableError{Op: op, Bucket: what, Tries: a.tries, Err: err}
+	}
+	if ctx.Err() == nil && status.Code(err) == codes.Canceled && c.closed.Load() {
+		err = ErrClosed // gRPC calls it CANCELLED
 	}
 	return fmt.Errorf("%s %s: %w", op, what, ofContext(ctx, err))
 }

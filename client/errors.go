@@ -15,12 +15,10 @@ import (
 
 // The names by which quotad's statuses are told from gRPC's own and from each other, as the contract's table of codes has them.
 const (
-	errorDomain           = "quotad"
-	reasonLimitExceeded   = "LIMIT_EXCEEDED"
-	reasonUnknown         = "UNKNOWN_RESERVATION"
-	reasonAlreadySettled  = "ALREADY_SETTLED"
-	reasonAlreadyReleased = "ALREADY_RELEASED"
-	reasonExpired         = "RESERVATION_EXPIRED"
+	errorDomain         = "quotad"
+	reasonLimitExceeded = "LIMIT_EXCEEDED"
+	reasonUnknown       = "UNKNOWN_RESERVATION"
+	reasonExpired       = "RESERVATION_EXPIRED"
 )
 
 // DeniedError is quotad's no: nothing was charged, and the call must not be made. It is never worth sending again at once, and says
@@ -225,6 +223,18 @@ func worthRetrying(err error) bool {
 // undecided tells whether an error is no decision of quotad's, at which an application decides for itself: the contract's table of
 // codes names the three.
 func undecided(err error) bool { return worthRetrying(err) || status.Code(err) == codes.Internal }
+
+// refused tells whether an error says that this sending charged nothing, as the contract's table of codes has it. CANCELLED, UNKNOWN
+// and the like come from gRPC or a proxy, and so does a RESOURCE_EXHAUSTED that is no denial: an answer that is too large, say.
+func refused(err error) bool {
+	switch status.Code(err) {
+	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.OutOfRange, codes.DataLoss,
+		codes.Unauthenticated, codes.PermissionDenied, codes.Unimplemented:
+		return true
+	}
+	_, denied := deniedBy(err)
+	return denied
+}
 
 // ofContext prefers the caller's own reason, where it was the caller who gave up: that it has, and why if that was said.
 func ofContext(ctx context.Context, err error) error {

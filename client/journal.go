@@ -75,8 +75,9 @@ type entry struct {
 // openJournal opens the journal at path, or makes it, and returns the notes that were not delivered, oldest first. An error leaves the
 // file as it is.
 func openJournal(path string) (*journal, []*note, error) {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real // a rewriting must not replace the link
+	path, err := placeOf(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening the journal %s: %w", path, err)
 	}
 	j := &journal{path: path, small: journalSmall, live: make(map[uint64][]byte)}
 	notes, err := j.open()
@@ -84,6 +85,23 @@ func openJournal(path string) (*journal, []*note, error) {
 		return nil, nil, fmt.Errorf("opening the journal %s: %w", path, err)
 	}
 	return j, notes, nil
+}
+
+// placeOf returns where a journal is, for good: a process may change its directory, a rewriting must not replace a link, and two that
+// come by different names must meet at one lock.
+func placeOf(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path, err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if err == nil {
+		return real, nil
+	}
+	if info, err := os.Lstat(abs); err == nil && info.Mode()&os.ModeSymlink != 0 {
+		return path, errors.New("it is a link that leads nowhere; make the file it leads to, or name that")
+	}
+	return abs, nil // it is yet to be made
 }
 
 func (j *journal) open() (notes []*note, err error) {
@@ -364,23 +382,44 @@ func (j *journal) cut(size int64) error {
 func (j *journal) sync() error {
 	j.disk.Lock()
 	defer j.disk.Unlock()
+	err := j.restore()
 	j.mu.Lock()
 	dirty, file := j.dirty, j.file
 	j.dirty = false
 	j.mu.Unlock()
-	if !dirty {
+	if dirty {
+		// Only a rewriting replaces the file, and that needs disk.
+		err = errors.Join(err, file.Sync())
+	}
+	if err == nil {
 		return nil
 	}
-	// Only a rewriting replaces the file, and that needs disk.
-	err := file.Sync()
-	if err != nil {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		err = fmt.Errorf("syncing the journal %s: %w", j.path, bare(err))
-		// The system reports it once; whether a later sync helps, nobody knows.
-		if j.broken == nil {
-			j.broken = err
-		}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	err = fmt.Errorf("syncing the journal %s: %w", j.path, bare(err))
+	// The system reports it once; whether a later sync helps, nobody knows.
+	if j.broken == nil {
+		j.broken = err
+	}
+	return err
+}
+
+// restore writes the file again if somebody has removed it, as what is kept would end with the process. One that somebody has put in
+// its place is left to them. disk is held.
+func (j *journal) restore() error {
+	j.mu.Lock()
+	kept, file := len(j.live), j.file
+	j.mu.Unlock()
+	if kept == 0 {
+		return nil
+	}
+	there, err := os.Stat(j.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return j.rewriteHeld()
+	}
+	ours, err2 := file.Stat()
+	if err = errors.Join(err, err2); err == nil && !os.SameFile(there, ours) {
+		err = errors.New("another file has taken its place; what is not delivered is kept in memory alone")
 	}
 	return err
 }
@@ -390,6 +429,11 @@ func (j *journal) sync() error {
 func (j *journal) rewrite() error {
 	j.disk.Lock()
 	defer j.disk.Unlock()
+	return j.rewriteHeld()
+}
+
+// rewriteHeld is rewrite for a caller that holds disk.
+func (j *journal) rewriteHeld() error {
 	j.mu.Lock()
 	j.rewriting = true // the file is not cut in the meantime
 	from, live := j.size, maps.Clone(j.live)

@@ -19,6 +19,7 @@ const (
 	// BackoffMax is the longest wait between two tries.
 	BackoffMax = time.Second
 	// PendingMax is how many settlements and releases that were not delivered yet a client keeps. More are lost, and OnLost is told.
+	// Releases of what may never have been granted take at most half of it.
 	PendingMax = 10_000
 	// LocalBucketsMax is for how many buckets FailOpen grants in one minute.
 	LocalBucketsMax = 10_000
@@ -137,8 +138,8 @@ type Lost struct {
 	Err error
 }
 
-// WithOnLost is told of each settlement or release that is given up, so that it can be logged. It must not block. The reservation
-// then ends by its expiry.
+// WithOnLost is told of each settlement or release that is given up, so that it can be logged. It must not block, and so call
+// neither Flush nor Close, which wait for it. The reservation then ends by its expiry.
 func WithOnLost(f func(Lost)) Option {
 	return func(o *options) error {
 		if f == nil {

@@ -43,6 +43,10 @@ func (n *note) id() string {
 // books tells whether a note is a plain acquire that has still to be booked, so that a release of it has to wait.
 func (n *note) books() bool { return n.settle == nil && n.release == nil }
 
+// unsure tells whether a note gives back what may never have been acquired. While quotad hangs there is one of these for each caller
+// that comes, and they must not take the room of what is known to be held.
+func (n *note) unsure() bool { return n.release != nil && n.perhaps }
+
 // check finds what can never be sent, as a string is not UTF-8. gRPC calls that INTERNAL, which would be tried for ever.
 func (n *note) check() error {
 	_, err := proto.Marshal(n.acquire)
@@ -155,8 +159,8 @@ func (b *outbox) accept(n *note, wanted bool) (mine bool, err error) {
 	switch {
 	case b.closed:
 		return false, ErrClosed
-	case b.kept >= PendingMax:
-		return false, fmt.Errorf("%d notes are waiting already", PendingMax)
+	case b.kept >= PendingMax, n.unsure() && b.kept >= PendingMax/2:
+		return false, fmt.Errorf("%d settlements and releases are waiting already", b.kept)
 	}
 	if b.journal != nil {
 		b.write(n, seq, line)
