@@ -3,6 +3,7 @@ package examples_test
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,13 +30,17 @@ func TestGoChat(t *testing.T) {
 	// The last of a frame's tokens are counted from the text; what the first answer used is 30.
 	aws.Script(bedrocktest.Answer{Frames: 6, Usage: bedrocktest.Usage{Input: 10, Output: 30}},
 		bedrocktest.Answer{Frames: 400, Usage: bedrocktest.Usage{Input: 10, Output: 2000}})
+	command := func(ctx context.Context, user string) *exec.Cmd {
+		c := exec.CommandContext(ctx, chat, "--user", user, "--server", quota.Listen())
+		c.Env = append(os.Environ(), "AWS_ENDPOINT_URL_BEDROCK_RUNTIME="+aws.URL(), "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=y",
+			"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE="+os.DevNull, "AWS_SHARED_CREDENTIALS_FILE="+os.DevNull)
+		return c
+	}
 	say := func(user, lines string) string {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		c := exec.CommandContext(ctx, chat, "--user", user, "--server", quota.Listen())
-		c.Env = append(os.Environ(), "AWS_ENDPOINT_URL_BEDROCK_RUNTIME="+aws.URL(), "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=y",
-			"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE="+os.DevNull, "AWS_SHARED_CREDENTIALS_FILE="+os.DevNull)
+		c := command(ctx, user)
 		c.Stdin = strings.NewReader(lines)
 		var out bytes.Buffer
 		c.Stdout, c.Stderr = &out, &out
@@ -68,4 +73,38 @@ func TestGoChat(t *testing.T) {
 	if n := len(aws.Requests()) - before; n != 0 {
 		t.Errorf("%d requests were sent without quota", n)
 	}
+	interrupted(t, command)
+}
+
+// interrupted has an interrupt end the chat while it waits for a line.
+func interrupted(t *testing.T, command func(context.Context, string) *exec.Cmd) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	c := command(ctx, "carol")
+	typed, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(typed, "hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := printed.Read(make([]byte, 1)); err != nil { // it is up, and has begun to answer
+		t.Fatal(err)
+	}
+	if err := c.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, printed)
+	if err := c.Wait(); err != nil {
+		t.Errorf("after an interrupt it ended with %v", err)
+	}
+	_ = typed.Close()
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -39,7 +40,11 @@ func main() {
 	flag.StringVar(&c.user, "user", cmp.Or(os.Getenv("USER"), "somebody"), "the `NAME` that chat/NAME is charged for")
 	maxTokens := flag.Int("max-tokens", 500, "the `MOST` tokens of one answer")
 	flag.Parse()
-	c.max = int32(min(max(*maxTokens, 1), 100_000))
+	if *maxTokens < 1 || *maxTokens > 100_000 || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "go-chat: --max-tokens is 1 to 100000, and there are no arguments: lines come from the terminal")
+		os.Exit(2)
+	}
+	c.max = int32(*maxTokens) //nolint:gosec // bounded right above
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, *server, &c, os.Stdin, os.Stdout); err != nil {
@@ -64,16 +69,41 @@ func run(ctx context.Context, server string, c *chat, in io.Reader, out io.Write
 		bedrock.BucketFromMetadata("chat", "user"),
 		bedrock.Slices(100, bedrock.EmptyCuts),
 	))
-	lines := bufio.NewScanner(in)
-	for lines.Scan() && ctx.Err() == nil {
-		if lines.Text() == "" {
-			continue
-		}
-		if err := c.say(ctx, lines.Text(), out); err != nil {
-			return err
+	for line := range linesOf(ctx, in) {
+		if err := c.say(ctx, line, out); err != nil {
+			fmt.Fprintf(out, "\n[%v]\n", err) // the next line may fare better
 		}
 	}
-	return lines.Err()
+	return nil
+}
+
+// linesOf yields what is typed until the end of it, or of ctx. A terminal that is being read cannot be left, so the reading goroutine is
+// left behind.
+func linesOf(ctx context.Context, in io.Reader) func(func(string) bool) {
+	typed := make(chan string)
+	go func() {
+		defer close(typed)
+		for r := bufio.NewReader(in); ; {
+			line, err := r.ReadString('\n')
+			if line = strings.TrimSpace(line); line != "" {
+				typed <- line
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return func(yield func(string) bool) {
+		for ctx.Err() == nil {
+			select {
+			case <-ctx.Done():
+			case line, more := <-typed:
+				if !more || !yield(line) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // say sends one line and prints the answer as it comes. A denial is told to the user, and is no error.
