@@ -465,6 +465,7 @@ func (r *djangoRig) noPrompt(t *testing.T) {
 		{"POST", text, `{"prompt": 1}`, `400 {"error": "prompt: `},
 		{"POST", text, `["prompt"]`, `400 {"error": "prompt: `},
 		{"POST", text, `{`, `400 {"error": "prompt: `},
+		{"POST", text, strings.Repeat("[", 100_000), `400 {"error": "prompt: `},
 		{"POST", text, "\xff", `400 {"error": "prompt: `},
 		{"POST", text, `{"prompt": "a lighthouse"}`, djangoDrawn},
 	} {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -353,6 +354,7 @@ func TestNodeChat(t *testing.T) {
 	if _, err := fmt.Fscanln(out, &url); err != nil {
 		t.Fatalf("fake.mjs does not print its address: %v", err)
 	}
+	noText(t, url)
 	q := quotatest.New(t)
 	q.Declare("chat", "2 calls/day")
 	q.Declare("chat/*", "1 calls/day")
@@ -373,7 +375,35 @@ func TestNodeChat(t *testing.T) {
 			t.Errorf("%s: exit %d, %q, %q; want %+v", step.user, code, out, said, step)
 		}
 	}
+	for _, user := range []string{"", "alice/bob", "ålice"} {
+		out, said, code := runNode(t, env, "chat.mjs", user, "hello")
+		if want := fmt.Sprintf("chat.mjs: %q cannot be a user; want ", user); out != "" || code != 2 || !strings.HasPrefix(said, want) {
+			t.Errorf("%q: exit %d, %q, %q; want 2, nothing, %q", user, code, out, said, want)
+		}
+	}
 	if diff := gocmp.Diff(nodeCounts{2, 14, 8}, nodeUsed(q, "chat")); diff != "" {
 		t.Errorf("used (-want +got):\n%s", diff)
+	}
+}
+
+// noText sends the stand-in what is no request for Bedrock. It says so, and goes on.
+func noText(t *testing.T, url string) {
+	t.Helper()
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	defer transport.CloseIdleConnections()
+	for _, body := range []string{"", "no JSON", "null", `{"messages": []}`} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := (&http.Client{Transport: transport, Timeout: nodePatience}).Do(request)
+		if err != nil {
+			t.Fatalf("%q: %v", body, err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != http.StatusBadRequest {
+			t.Errorf("%q: %s, want 400", body, response.Status)
+		}
 	}
 }

@@ -6,8 +6,12 @@ import { guard } from './guard.mjs';
 import { Quota, QuotaDenied } from './quotad.mjs';
 
 const [user, ...words] = process.argv.slice(2);
-if (words.length === 0 || !/^[\w.@-]+$/.test(user)) {
+if (words.length === 0) {
   console.error('usage: node chat.mjs USER PROMPT...');
+  process.exit(2);
+}
+if (!/^[\w.@-]+$/.test(user)) { // with a / in it the name would be that of another bucket
+  console.error(`chat.mjs: ${JSON.stringify(user)} cannot be a user; want a name of the letters a to z, A to Z, digits and . _ @ -, such as alice`);
   process.exit(2);
 }
 

@@ -16,9 +16,16 @@ export function frame(type, payload) {
 }
 
 const server = createServer(async (request, response) => {
-  const chunks = [];
-  for await (const chunk of request) chunks.push(chunk);
-  const words = JSON.parse(Buffer.concat(chunks)).messages.at(-1).content[0].text.split(' ');
+  let words;
+  try {
+    const chunks = [];
+    for await (const chunk of request) chunks.push(chunk);
+    words = JSON.parse(Buffer.concat(chunks)).messages.at(-1).content[0].text.split(' ');
+  } catch (err) { // no JSON, no text in it, or a caller that is gone
+    response.writeHead(400, { 'content-type': 'application/json', 'x-amzn-errortype': 'ValidationException' });
+    response.end(JSON.stringify({ message: `want a Converse request whose last message is a text: ${err.message}` }));
+    return;
+  }
   response.writeHead(200, { 'content-type': 'application/vnd.amazon.eventstream' });
   response.write(frame('messageStart', { role: 'assistant' }));
   for (const word of words) response.write(frame('contentBlockDelta', { contentBlockIndex: 0, delta: { text: `${word} ` } }));

@@ -13,7 +13,7 @@ def with_prompt(view):
     def read(request):
         try:
             prompt = json.loads(request.body)["prompt"] if request.content_type == "application/json" else request.POST["prompt"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):  # the last of JSON that is nested too deep
             prompt = None
         if not isinstance(prompt, str) or not 0 < len(prompt.strip()) <= MOST:
             return JsonResponse({"error": f"prompt: want a text of 1 to {MOST} characters."}, status=400)

@@ -26,6 +26,7 @@ from quotad.v1.types_pb2 import Charge
 os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "200")
 
 DEADLINE, ATTEMPTS = 1.0, 3  # seconds for each sending; sendings of one request
+GIVE_BACK, GIVERS = (0, 1, 5), 8  # seconds before each try to give back what may have been granted; threads that do so, in a process
 FREE = {"CountTokens", "GetAsyncInvoke", "ListAsyncInvokes"}  # Bedrock's calls that cost nothing; one that is not known is guarded
 BILLED = (HTTPClientError, IncompleteReadError, ResponseParserError)  # it was sent, and no answer came: the model may have run
 _PERHAPS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL)
@@ -92,15 +93,44 @@ def _denial(error, text):
     return Denied(text or error.details(), dict(info.metadata), retry.retry_delay.ToTimedelta().total_seconds() or None)
 
 
+def _take(request, denied):
+    try:
+        return _send("Acquire", request, denied)
+    except Unavailable:  # it may have been granted all the same, and nobody makes the call now
+        _give_back(request.request_id)
+        raise
+
+
+def _give_back(request_id):
+    """Releases what quotad may have granted in silence. Neither the caller waits for it, nor the end of the process."""
+    def release():
+        for pause in GIVE_BACK:
+            time.sleep(pause)
+            try:
+                return _send("Release", ReleaseRequest(request_id=request_id))
+            except (Unavailable, grpc.RpcError) as error:  # also where quotad knows no such id: the acquire may be under way still
+                last = error
+        if isinstance(last, Unavailable):
+            _log.warning("%s may be held until its expiry: %s", request_id, last)
+
+    with _lock:  # the living threads are counted anew, as a fork has none of its parent's
+        if sum(thread.name == "quotad-release" for thread in threading.enumerate()) < GIVERS:
+            try:
+                return threading.Thread(target=release, name="quotad-release", daemon=True).start()
+            except RuntimeError:  # no more threads
+                pass
+    _log.warning("%s may be held until its expiry: nobody is free to give it back", request_id)
+
+
 def acquire(bucket, ceiling=None, denied=None):
     """Takes one call for good. With a ceiling it is denied where the shared count would pass it, though the limit be higher."""
-    return _send("Acquire", AcquireRequest(bucket=bucket, request_id=_new_id(), charges=[Charge(ceiling=ceiling)]), denied)
+    return _take(AcquireRequest(bucket=bucket, request_id=_new_id(), charges=[Charge(ceiling=ceiling)]), denied)
 
 
 def reserve(bucket, ceiling=None, denied=None):
     """Takes one call until it is settled or released; a process that dies in between has used it, once the bucket's hold is over."""
     request = AcquireRequest(bucket=bucket, request_id=_new_id(), charges=[Charge(ceiling=ceiling)], hold=Duration())
-    _send("Acquire", request, denied)
+    _take(request, denied)
     return Reservation(request.request_id, bucket, ceiling)
 
 

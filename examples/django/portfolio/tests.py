@@ -1,19 +1,54 @@
 """Tests of quotad.py against a running quotad: QUOTAD_SERVER=127.0.0.1:7070 ./manage.py test"""
+import concurrent.futures
+import contextlib
 import os
 import socket
+import subprocess
+import sys
+import threading
+import time
 import unittest
 import uuid
 from types import SimpleNamespace
 from unittest import mock
 
+import grpc
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 from botocore.hooks import HierarchicalEmitter
 from botocore.retries.standard import ExponentialBackoff
 from django.test import override_settings
 
 from quotad.v1.quota_pb2 import CheckRequest
+from quotad.v1.quota_pb2_grpc import QuotaServiceServicer, QuotaServiceStub, add_QuotaServiceServicer_to_server
 
 from . import bedrock, quotad
+
+
+class Lossy(QuotaServiceServicer):
+    """Hands acquires and releases on to a quotad, and loses what it answers to acquires."""
+
+    def __init__(self, stub):
+        self.stub = stub
+
+    def Acquire(self, request, context):
+        self.stub.Acquire(request)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "lost")
+
+    def Release(self, request, context):
+        return self.stub.Release(request)
+
+
+@contextlib.contextmanager
+def instead(target, **constants):
+    """Has another server in the place of quotad, until all threads that give back are done."""
+    with mock.patch.multiple(quotad, _process=(0, None), **constants), mock.patch.dict(os.environ, QUOTAD_SERVER=target):
+        yield
+        for thread in givers():
+            thread.join(20)
+
+
+def givers():
+    return [thread for thread in threading.enumerate() if thread.name == "quotad-release"]
 
 
 class QuotadTest(unittest.TestCase):
@@ -81,10 +116,45 @@ class QuotadTest(unittest.TestCase):
         self.assertEqual((1, 0), self.count())
 
     def test_no_answer(self):
-        with socket.create_server(("127.0.0.1", 0)) as silent, mock.patch.multiple(quotad, DEADLINE=0.1, _process=(0, None)), \
-                mock.patch.dict(os.environ, QUOTAD_SERVER="127.0.0.1:%d" % silent.getsockname()[1]):
-            with self.assertRaises(quotad.Unavailable):
-                quotad.reserve(self.bucket)
+        with socket.create_server(("127.0.0.1", 0)) as silent, \
+                self.assertLogs(quotad._log), \
+                instead("127.0.0.1:%d" % silent.getsockname()[1], DEADLINE=0.1, ATTEMPTS=1, GIVE_BACK=(0, 0.1), GIVERS=2):
+            for _ in range(5):
+                with self.assertRaises(quotad.Unavailable):
+                    quotad.reserve(self.bucket)
+                self.assertLessEqual(len(givers()), 2)
+                self.assertTrue(all(thread.daemon for thread in givers()))
+
+    def test_an_answer_that_is_lost(self):
+        server, taken = grpc.server(concurrent.futures.ThreadPoolExecutor(4)), 0
+        self.addCleanup(server.stop, None)
+        with grpc.insecure_channel(os.environ.get("QUOTAD_SERVER") or "127.0.0.1:7070") as channel:
+            add_QuotaServiceServicer_to_server(Lossy(QuotaServiceStub(channel)), server)
+            target = "127.0.0.1:%d" % server.add_insecure_port("127.0.0.1:0")
+            server.start()
+            for take, kept in (quotad.acquire, (1, 0)), (quotad.reserve, (1, 1)):
+                with instead(target), self.assertRaises(quotad.Unavailable):
+                    take(self.bucket)
+                self.assertEqual((taken, 0), self.count())
+                with self.assertLogs(quotad._log), instead(target, GIVERS=0), self.assertRaises(quotad.Unavailable):  # the control
+                    take(self.bucket)
+                self.assertEqual(kept, self.count())
+                taken = 1
+
+    def test_a_process_does_not_wait_to_give_back(self):
+        program = """if True:
+            from portfolio import quotad
+            quotad.DEADLINE, quotad.GIVE_BACK = 0.1, (100,)
+            try:
+                quotad.acquire("b")
+            except quotad.Unavailable:
+                print("unavailable")"""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            begin = time.monotonic()
+            ended = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=90, env={
+                **os.environ, "QUOTAD_SERVER": "127.0.0.1:%d" % silent.getsockname()[1]})
+        self.assertEqual((0, b"unavailable\n"), (ended.returncode, ended.stdout))
+        self.assertLess(time.monotonic() - begin, 60)
 
     def test_nobody_listens_at_bedrock(self):
         with socket.create_server(("127.0.0.1", 0)) as gone:
