@@ -82,7 +82,7 @@ func denied(t *testing.T, op operation) {
 	if !ok {
 		t.Fatalf("%v is no denial", err)
 	}
-	if d.Operation != op.name || d.Bucket != "app" || d.Unit != bedrock.Calls || d.Limit != 0 || d.UserMessage() != "Daily AI limit reached. Try again tomorrow." {
+	if d.Operation != op.name || d.Bucket != "app" || d.Unit != bedrock.Calls || d.Limit != 0 || d.UserMessage() != "This request is more than the AI limit allows." {
 		t.Errorf("denied with %+v", d)
 	}
 	var api smithy.APIError

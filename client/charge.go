@@ -56,7 +56,8 @@ func WithCeiling(n int64) Taking {
 
 // WithRequestID names the acquire, so that another process can send it again or settle it: 1 to 128 bytes of printable ASCII
 // without spaces; ids that sort by time are the cheapest to keep. Without it each call gets a UUIDv7. Whoever gives an id owns the
-// question whether it was granted: after an error that leaves it open, the client does not give it back by itself.
+// question whether it was granted: after an error that leaves it open, the client does not give it back by itself. quotad knows an id
+// for at least 24 hours; the same one after that may be charged anew.
 func WithRequestID(id string) Taking {
 	return takingFunc(func(t *taking) { t.id, t.named = id, true })
 }
@@ -102,6 +103,15 @@ func wireCharges(charges []Charge, named func(Charge) bool) []*quotadv1.Charge {
 		}
 	}
 	return wire
+}
+
+// chargesOf returns charges as they were given to taken or used.
+func chargesOf(wire []*quotadv1.Charge) []Charge {
+	var charges []Charge
+	for _, c := range wire {
+		charges = append(charges, Charge{Bucket: c.GetBucket(), Unit: c.GetUnit(), Amount: c.GetAmount(), Ceiling: c.Ceiling})
+	}
+	return charges
 }
 
 // Balance is the state of one count: a bucket's unit in one window.

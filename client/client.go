@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,6 +47,10 @@ type Client struct {
 	// tellsPeers is whether the connection says to whom a call was sent. One that is not grpc's own may not, and then every call may
 	// have been sent.
 	tellsPeers bool
+	live       context.Context //nolint:containedctx // ends when Close begins, and every acquire under way with it
+	die        context.CancelFunc
+	starting   sync.RWMutex // held to begin an acquire, and by Close to see that none begins any more
+	acquiring  sync.WaitGroup
 	closed     atomic.Bool
 	count      counters
 }
@@ -62,9 +67,9 @@ type Stats struct {
 	Denied int64
 	// Unreachable is how many found no answer and were not let through.
 	Unreachable int64
-	// Local is how many found no answer and were let through (FailOpen).
+	// Local is how many acquires, reservations and extensions found no answer and were let through (FailOpen).
 	Local int64
-	// Pending is how many settlements and releases are not delivered yet.
+	// Pending is how many settlements, releases and bookings of what was let through are not delivered yet.
 	Pending int64
 	// Delivered is how many were.
 	Delivered int64
@@ -140,6 +145,7 @@ func newClient(conn grpc.ClientConnInterface, o options) (*Client, error) {
 		return nil, err
 	}
 	c.outbox = box
+	c.live, c.die = context.WithCancel(context.Background()) //nolint:forbidigo // it outlives every call, and ends with Close
 	return c, nil
 }
 
@@ -171,12 +177,17 @@ func isLocal(target string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// Close gives what is not delivered yet one more timeout to go, and closes the connection that Dial made. What is left then stands
-// in the journal, or is lost. A second Close does nothing.
+// Close ends each Acquire and Reserve under way with ErrClosed, gives what is not delivered yet one more timeout to go, and closes the
+// connection that Dial made. What is left then stands in the journal, or is lost. A second Close does nothing.
 func (c *Client) Close() error {
-	if c.closed.Swap(true) {
+	c.starting.Lock()
+	again := c.closed.Swap(true)
+	c.starting.Unlock()
+	if again {
 		return nil
 	}
+	c.die()
+	c.acquiring.Wait()                                                    // what they leave to be told of is kept, too
 	ctx, cancel := context.WithTimeout(context.Background(), c.o.timeout) //nolint:forbidigo // io.Closer has no context, and the app's may have ended
 	defer cancel()
 	_ = c.outbox.flush(ctx) // what is left is reported by close
@@ -227,8 +238,7 @@ func (c *Client) Acquire(ctx context.Context, bucket string, opts ...Taking) (*G
 	case err != nil:
 		return nil, err
 	case local != nil:
-		c.outbox.add(&note{acquire: local})
-		return &Grant{RequestID: local.GetRequestId(), Local: true}, nil
+		return &Grant{RequestID: local.id(), Local: true}, nil
 	}
 	return &Grant{RequestID: resp.id, Balances: balancesOf(resp.GetBalances()), Replayed: resp.GetReplayed()}, nil
 }
@@ -243,12 +253,24 @@ type acquired struct {
 	id string
 }
 
-// acquire asks for what req says under the id of t, or a new one. Either an answer, or the request as FailOpen let it through, or an
-// error.
-func (c *Client) acquire(ctx context.Context, op string, t taking, req *quotadv1.AcquireRequest) (*acquired, *quotadv1.AcquireRequest, error) {
+// begin tells whether the client is open, and has Close then wait for acquiring.Done.
+func (c *Client) begin() bool {
+	c.starting.RLock()
+	defer c.starting.RUnlock()
 	if c.closed.Load() {
+		return false
+	}
+	c.acquiring.Add(1)
+	return true
+}
+
+// acquire asks for what req says under the id of t, or a new one. Either an answer, or what FailOpen let through, or an error. A plain
+// acquire that was let through is handed over to be booked; a reservation is when it is settled.
+func (c *Client) acquire(ctx context.Context, op string, t taking, req *quotadv1.AcquireRequest) (*acquired, *note, error) {
+	if !c.begin() {
 		return nil, nil, fmt.Errorf("%s %s: %w", op, req.GetBucket(), ErrClosed)
 	}
+	defer c.acquiring.Done()
 	req.RequestId = t.id
 	switch {
 	case t.named && t.id == "":
@@ -260,7 +282,14 @@ func (c *Client) acquire(ctx context.Context, op string, t taking, req *quotadv1
 		}
 		req.RequestId = id
 	}
-	resp, a, err := send(ctx, c, req, c.rpc.Acquire)
+	made := c.o.now().Unix()
+	calling, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.live, cancel)()
+	resp, a, err := send(calling, c, req, c.rpc.Acquire)
+	if err == nil && t.named && hasEnded(resp.GetState()) {
+		return nil, nil, fmt.Errorf("%s %s: the reservation %s was settled or expired before; use a new id for a new call: %w", op, req.GetBucket(), t.id, ErrEnded)
+	}
 	if err == nil {
 		c.count.granted.Add(1)
 		return &acquired{resp, req.GetRequestId()}, nil, nil
@@ -270,11 +299,12 @@ func (c *Client) acquire(ctx context.Context, op string, t taking, req *quotadv1
 		return nil, nil, denied
 	}
 	if ctx.Err() == nil && undecided(err) && c.open != nil && c.open.grant(req.GetBucket()) {
-		c.count.local.Add(1)
-		if tell := c.o.failOpen.OnGrant; tell != nil {
-			tell(req.GetBucket(), err)
+		c.letThrough(req.GetBucket(), err)
+		local := &note{acquire: req, made: made}
+		if req.GetHold() == nil {
+			c.outbox.add(local)
 		}
-		return nil, req, nil
+		return nil, local, nil
 	}
 	if a.perhaps && !t.named {
 		// It may have been granted all the same. Nobody will make the call, so that nothing of it may stay charged.
@@ -284,6 +314,19 @@ func (c *Client) acquire(ctx context.Context, op string, t taking, req *quotadv1
 		c.count.unreachable.Add(1)
 	}
 	return nil, nil, c.failure(ctx, op, req.GetBucket(), a, err)
+}
+
+// letThrough counts and tells what FailOpen does.
+func (c *Client) letThrough(bucket string, err error) {
+	c.count.local.Add(1)
+	if tell := c.o.failOpen.OnGrant; tell != nil {
+		tell(bucket, err)
+	}
+}
+
+// hasEnded tells whether a reservation is over, so that who asks for it again is not to make the call a second time.
+func hasEnded(s quotadv1.ReservationState) bool {
+	return s != quotadv1.ReservationState_RESERVATION_STATE_UNSPECIFIED && s != quotadv1.ReservationState_RESERVATION_STATE_OPEN
 }
 
 // Verdict is what an acquire of the same charges would be answered now; another caller may be first.

@@ -96,10 +96,10 @@ var denials = map[string]struct {
 		},
 		opts: []client.Taking{client.Charge{}, client.Charge{Unit: "tokens", Amount: 4}},
 		want: client.DeniedError{
-			Bucket: "b", Unit: "tokens", Window: "minute", Limit: 3, Remaining: 3, Requested: 4, ResetTime: time.Date(2026, 1, 15, 12, 1, 0, 0, time.UTC),
+			Bucket: "b", Unit: "tokens", Window: "minute", Limit: 3, Remaining: 3, Requested: 4, Never: true, ResetTime: time.Date(2026, 1, 15, 12, 1, 0, 0, time.UTC),
 			Others: []client.Balance{{Bucket: "b", Unit: "calls", Window: "day", Start: midnight.AddDate(0, 0, -1), End: midnight, Limited: true, Limit: 5, Used: 5}},
 		},
-		user: "The limit for this minute is reached. Try again later.",
+		user: "This request is more than the AI limit allows.",
 	},
 	"prepaid": {
 		bucket: &quotadv1.Bucket{Limits: []*quotadv1.Limit{limit(2, quotadv1.Window_WINDOW_EVER, "")}},
@@ -107,8 +107,21 @@ var denials = map[string]struct {
 			_, err := c.Acquire(ctx, "b", client.Charge{Amount: 2})
 			return err
 		},
-		want: client.DeniedError{Bucket: "b", Unit: "calls", Window: "ever", Limit: 2, Used: 2, Requested: 1},
+		want: client.DeniedError{Bucket: "b", Unit: "calls", Window: "ever", Limit: 2, Used: 2, Requested: 1, Never: true},
 		user: "The AI limit is reached.",
+	},
+	"a limit of 0": {
+		bucket: &quotadv1.Bucket{Limits: []*quotadv1.Limit{limit(0, 0, "")}},
+		before: func(context.Context, *client.Client) error { return nil },
+		want:   client.DeniedError{Bucket: "b", Unit: "calls", Window: "day", Requested: 1, Never: true, ResetTime: midnight},
+		user:   "This request is more than the AI limit allows.",
+	},
+	"more than what was prepaid": {
+		bucket: &quotadv1.Bucket{Limits: []*quotadv1.Limit{limit(2, quotadv1.Window_WINDOW_EVER, "")}},
+		before: func(context.Context, *client.Client) error { return nil },
+		opts:   []client.Taking{client.Charge{Amount: 3}},
+		want:   client.DeniedError{Bucket: "b", Unit: "calls", Window: "ever", Limit: 2, Remaining: 2, Requested: 3, Never: true},
+		user:   "This request is more than the AI limit allows.",
 	},
 	"in flight, and a day": {
 		bucket: &quotadv1.Bucket{Limits: []*quotadv1.Limit{limit(1, 0, "")}, MaxInFlight: 1},

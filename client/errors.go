@@ -42,6 +42,8 @@ type DeniedError struct {
 	Remaining int64
 	// Requested is what was asked for.
 	Requested int64
+	// Never tells whether no wait can help: more is asked for than Limit itself, as always where that is 0, or the window never ends.
+	Never bool
 	// ResetTime is when the window ends and the count starts anew; zero if it never ends.
 	ResetTime time.Time
 	// RetryTime is the first instant at which the same request could pass, were nothing else taken; zero if never, or unknown.
@@ -64,6 +66,9 @@ func (e *DeniedError) Error() string {
 
 // UserMessage is what an end user may be told. It names neither buckets nor figures.
 func (e *DeniedError) UserMessage() string {
+	if e.Never && (e.Window != "ever" || e.Requested > e.Limit) {
+		return "This request is more than the AI limit allows."
+	}
 	switch e.Window {
 	case "minute", "hour":
 		return fmt.Sprintf("The limit for this %s is reached. Try again later.", e.Window)
@@ -120,7 +125,7 @@ func (e *UnreachableError) Temporary() bool { return true }
 func (e *UnreachableError) RetryableError() bool { return false }
 
 // PendingError says that a Settle or Release has not reached quotad yet. It is kept and sent again until it has, so that there is
-// nothing to do but to know it.
+// nothing to do but to know it. What comes of it in the end is told to OnLost, if it is lost.
 type PendingError struct {
 	// RequestID is the reservation.
 	RequestID string
@@ -142,7 +147,9 @@ func (e *PendingError) Error() string {
 // Unwrap returns why it was not delivered at once.
 func (e *PendingError) Unwrap() error { return e.Err }
 
-// ErrEnded is the error of a Settle or Extend of a reservation that this process has settled or released before.
+// ErrEnded is the error of a Settle or Extend of a reservation that this process has settled or released before, and of a Reserve with
+// an id (WithRequestID) whose reservation was settled, or has expired and was charged: its call was perhaps made then, and for another
+// one the id has to be another.
 var ErrEnded = errors.New("the reservation has ended before")
 
 // ErrClosed is the error of every call on a client that was closed.
@@ -196,6 +203,7 @@ func denialOf(d *quotadv1.Denial) *DeniedError {
 		}
 		e.Bucket, e.Unit, e.Window, e.ResetTime = b.Bucket, b.Unit, b.Window, b.End
 		e.Limit, e.Ceiling, e.Requested, e.Used, e.Held = v.GetCap(), v.GetCeiling(), v.GetRequested(), b.Used, b.Held
+		e.Never = v.GetNever()
 		e.Remaining = max(0, v.GetCap()-b.Used-b.Held)
 	}
 	return e

@@ -74,7 +74,7 @@ func ExampleClient_Reserve() {
 
 // A denial is told from everything else that may go wrong, and has what an end user, a header and a log need.
 func ExampleDeniedError() {
-	target, end := exampleQuotad("portfolio", "0 calls/day")
+	target, end := exampleQuotad("portfolio", "1 calls/day")
 	defer end()
 	quota, err := client.Dial(target)
 	if err != nil {
@@ -84,6 +84,9 @@ func ExampleDeniedError() {
 	defer quota.Close()
 
 	_, err = quota.Acquire(context.Background(), "portfolio")
+	if err == nil { // the one call of this day is taken; here is the next
+		_, err = quota.Acquire(context.Background(), "portfolio")
+	}
 	denied, isDenied := errors.AsType[*client.DeniedError](err)
 	unreachable, isUnreachable := errors.AsType[*client.UnreachableError](err)
 	switch {
@@ -97,7 +100,7 @@ func ExampleDeniedError() {
 	}
 	// Output:
 	// Daily AI limit reached. Try again tomorrow.
-	// 0 of 0 calls used, anew at 2026-01-16T00:00:00Z
+	// 1 of 1 calls used, anew at 2026-01-16T00:00:00Z
 }
 
 // An application that would rather overspend a little than stand still: while quotad is away, each process lets five calls of a

@@ -213,11 +213,21 @@ func TestFailOpenBuckets(t *testing.T) {
 // A stream that quotad had admitted goes on while quotad is away, and its settlement tells what it used.
 func TestFailOpenExtends(t *testing.T) {
 	t.Parallel()
-	q, c := on(t, nil, client.WithTries(1, time.Millisecond), client.WithFailOpen(client.FailOpen{PerMinute: 1}))
+	told := 0
+	q, c := on(t, nil, client.WithTries(1, time.Millisecond), client.WithFailOpen(client.FailOpen{PerMinute: 1, OnGrant: func(bucket string, err error) {
+		if told++; bucket != "b" || status.Code(err) != codes.Unavailable {
+			t.Errorf("told of %s, %v", bucket, err)
+		}
+	}}))
 	r := mustReserve(t, c)
 	q.Stop()
-	if err := r.Extend(t.Context(), time.Hour, client.Charge{Amount: 5}); err != nil || r.Local() {
-		t.Errorf("%v, local: %v", err, r.Local())
+	for range 2 {
+		if err := r.Extend(t.Context(), time.Hour, client.Charge{Amount: 5}); err != nil || r.Local() {
+			t.Errorf("%v, local: %v", err, r.Local())
+		}
+	}
+	if s := c.Stats(); told != 2 || s.Local != 2 {
+		t.Errorf("told of %d; %+v", told, s)
 	}
 	if err := r.SettleSoon(client.Charge{Amount: 6}); err != nil {
 		t.Error(err)

@@ -66,6 +66,7 @@ type journal struct {
 type entry struct {
 	Seq     uint64          `json:"seq"`
 	Acquire json.RawMessage `json:"acquire"`
+	Made    int64           `json:"made"`
 	Settle  json.RawMessage `json:"settle"`
 	Release json.RawMessage `json:"release"`
 	Perhaps bool            `json:"perhaps"`
@@ -214,7 +215,7 @@ func (j *journal) take(notes map[uint64]*note, line, body []byte) error {
 	if e.Seq == 0 {
 		return nil
 	}
-	n := &note{seq: e.Seq, perhaps: e.Perhaps}
+	n := &note{seq: e.Seq, made: e.Made, perhaps: e.Perhaps}
 	if e.Acquire != nil {
 		n.acquire = &quotadv1.AcquireRequest{}
 		if err := protojson.Unmarshal(e.Acquire, n.acquire); err != nil {
@@ -270,6 +271,9 @@ func (j *journal) encode(n *note) (seq uint64, line []byte, err error) {
 		if b, err = (protojson.MarshalOptions{}).MarshalAppend(b, part.message); err != nil {
 			return 0, nil, fmt.Errorf("writing it as JSON: %w", err)
 		}
+	}
+	if n.acquire != nil {
+		b = strconv.AppendInt(append(b, `,"made":`...), n.made, 10)
 	}
 	if n.perhaps {
 		b = append(b, `,"perhaps":true`...)

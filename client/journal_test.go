@@ -40,8 +40,8 @@ func oneOfEach() []*note {
 		settlement(1),
 		{release: &quotadv1.ReleaseRequest{RequestId: `"\ `}},
 		{release: &quotadv1.ReleaseRequest{RequestId: "maybe"}, perhaps: true},
-		{acquire: &quotadv1.AcquireRequest{Bucket: "b", RequestId: "local-0"}},
-		{acquire: acquire, settle: &quotadv1.SettleRequest{RequestId: "local-1*JK"}}, // a bit from a line feed
+		{acquire: &quotadv1.AcquireRequest{Bucket: "b", RequestId: "local-0"}, made: 1_768_478_400},
+		{acquire: acquire, made: 1_768_478_401, settle: &quotadv1.SettleRequest{RequestId: "local-1*JK"}}, // a bit from a line feed
 	}
 }
 
@@ -94,7 +94,7 @@ func crash(t testing.TB, j *journal) {
 
 func different(want, got []*note) string {
 	if slices.EqualFunc(want, got, func(a, b *note) bool {
-		return a.seq == b.seq && a.perhaps == b.perhaps && proto.Equal(a.acquire, b.acquire) && proto.Equal(a.settle, b.settle) && proto.Equal(a.release, b.release)
+		return a.seq == b.seq && a.perhaps == b.perhaps && a.made == b.made && proto.Equal(a.acquire, b.acquire) && proto.Equal(a.settle, b.settle) && proto.Equal(a.release, b.release)
 	}) {
 		return "" // cmp takes its time to say so
 	}

@@ -18,7 +18,7 @@ const (
 	BackoffDefault = 50 * time.Millisecond
 	// BackoffMax is the longest wait between two tries.
 	BackoffMax = time.Second
-	// PendingMax is how many settlements and releases that were not delivered yet a client keeps. More are lost, and OnLost is told.
+	// PendingMax is how many settlements, releases and bookings that were not delivered yet a client keeps. More are lost, and OnLost is told.
 	// Releases of what may never have been granted take at most half of it.
 	PendingMax = 10_000
 	// LocalBucketsMax is for how many buckets FailOpen grants in one minute.
@@ -93,16 +93,19 @@ func FailClosed() Option {
 }
 
 // FailOpen lets calls through where quotad gives no answer, up to a cap of this process alone. What went through is booked when
-// quotad answers again, as far as there is room then; what cannot be booked is told to OnLost. A denial is an answer and stays one.
+// quotad answers again, as far as there is room then and it is less than 23 hours old; what cannot be booked is told to OnLost. A
+// denial is an answer and stays one. A call is let through only after all its tries, so that its context has to last longer than those.
 type FailOpen struct {
 	// PerMinute is how many acquires of one bucket this process lets through in a minute: at least 1. The cap is not shared: ten
 	// processes let through ten times as many.
 	PerMinute int
-	// OnGrant is told of each call that was let through, on the goroutine that makes it; nil means nobody.
+	// OnGrant is told of each call that was let through, extensions among them, on the goroutine that makes it; nil means nobody. It must
+	// not call Close, which waits for it.
 	OnGrant func(bucket string, err error)
 }
 
-// WithFailOpen makes a client fail open.
+// WithFailOpen makes a client fail open. What was let through may have been granted, unknown to the client, and quotad remembers for
+// at least 24 hours that it was, so that to book it charges once. After 23 hours it is not booked any more, but told to OnLost.
 func WithFailOpen(f FailOpen) Option {
 	return func(o *options) error {
 		if f.PerMinute < 1 {
@@ -114,9 +117,10 @@ func WithFailOpen(f FailOpen) Option {
 }
 
 // WithJournal keeps settlements and releases that are not delivered yet in a file, which is made if there is none, readable by its
-// owner alone. A client that is opened on it later delivers them, each exactly once. One process has it at a time: each of
-// several workers needs a file of its own; PATH.lock beside it says who has it. It takes up to JournalMax, and what does not fit or
-// cannot be written is kept in memory and counted as Unjournaled. Without it they are kept in memory, and what is left at the end of the process is
+// owner alone. A client that is opened on it later delivers them, each exactly once; what FailOpen let through 23 hours ago or more is
+// told to OnLost instead, as quotad may have forgotten whether it was granted. One process has it at a time: each of several workers
+// needs a file of its own; PATH.lock beside it says who has it. It takes up to JournalMax, and what does not fit or cannot be written
+// is kept in memory and counted as Unjournaled. Without it they are kept in memory, and what is left at the end of the process is
 // decided by the expiry of its reservation.
 func WithJournal(path string) Option {
 	return func(o *options) error {
@@ -128,18 +132,23 @@ func WithJournal(path string) Option {
 	}
 }
 
-// Lost is a settlement or release that will never be delivered.
+// Lost is a settlement, a release, or the booking of what FailOpen let through, that will never be delivered.
 type Lost struct {
-	// RequestID is the reservation.
+	// RequestID is the reservation, or the acquire.
 	RequestID string
-	// Settled are the charges of a settlement; none for a release.
+	// Bucket is the one that was let through; "" where there is nothing to be booked.
+	Bucket string
+	// Acquired are the charges that were let through, as they were given: none for one call and the bucket's estimates, and where there
+	// is nothing to be booked.
+	Acquired []Charge
+	// Settled are the charges of a settlement; none for a release, for a plain acquire, and for what settles as held.
 	Settled []Charge
-	// Err is why: quotad refused it for good, there was no room to keep it, or the client was closed.
+	// Err is why: quotad refused it for good, it is too old to be booked, there was no room to keep it, or the client was closed.
 	Err error
 }
 
-// WithOnLost is told of each settlement or release that is given up, so that it can be logged. It must not block, and so call
-// neither Flush nor Close, which wait for it. The reservation then ends by its expiry.
+// WithOnLost is told of each settlement, release or booking that is given up, so that it can be logged. It must not block, and so call
+// neither Flush nor Close, which wait for it. The reservation then ends by its expiry; what was not booked is not counted.
 func WithOnLost(f func(Lost)) Option {
 	return func(o *options) error {
 		if f == nil {
@@ -167,7 +176,7 @@ func WithDialOptions(opts ...grpc.DialOption) Option {
 	}
 }
 
-// WithClock sets the clock by which FailOpen counts its minutes; time.Now without it.
+// WithClock sets the clock by which FailOpen counts its minutes, and tells how old what it let through is; time.Now without it.
 func WithClock(now func() time.Time) Option {
 	return func(o *options) error {
 		if now == nil {

@@ -19,13 +19,21 @@ import (
 // deliverAtOnce is how many notes are on their way at a time. They share quotad's syncs.
 const deliverAtOnce = 64
 
+// bookWithin is how old what was let through may become before it is booked. It may have been granted at once, unknown to us, and quotad
+// keeps the receipt that has it charge once for at least 24 hours; an hour of that is for clocks and a last try.
+const bookWithin = 23 * time.Hour
+
+// errTooOld is quotad's last word on what it was not asked any more.
+var errTooOld = errors.New("what was let through is not booked: too old: quotad may have forgotten whether it was granted")
+
 // A note is one thing that quotad has to be told: how a reservation ended, or what was let through while quotad was away. All it
 // asks for carries ids, so that telling it twice changes nothing.
 type note struct {
 	acquire *quotadv1.AcquireRequest // sent first, where FailOpen let it through; alone for a plain acquire
 	settle  *quotadv1.SettleRequest  // at most one of settle and release
 	release *quotadv1.ReleaseRequest
-	perhaps bool // of a release: it may be that nothing was acquired
+	made    int64 // when the acquire was first sent, in seconds since 1970; 0 is not known, and too old
+	perhaps bool  // of a release: it may be that nothing was acquired
 
 	seq uint64 // its number in the journal; 0 if it is not there
 }
@@ -56,7 +64,10 @@ func (n *note) check() error {
 	if err == nil {
 		_, err = proto.Marshal(n.release)
 	}
-	return err
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	return nil
 }
 
 // outbox delivers notes: on their caller's time, or in the background by workers, which live only while there is something to do. A
@@ -304,11 +315,10 @@ func (b *outbox) lose(n *note, err error) {
 	b.mu.Lock()
 	b.lost++
 	b.mu.Unlock()
-	lost := Lost{RequestID: n.id(), Err: err}
-	for _, c := range n.settle.GetCharges() {
-		lost.Settled = append(lost.Settled, Charge{Bucket: c.GetBucket(), Unit: c.GetUnit(), Amount: c.GetAmount()})
-	}
-	b.o.onLost(lost)
+	b.o.onLost(Lost{
+		RequestID: n.id(), Bucket: n.acquire.GetBucket(), Acquired: chargesOf(n.acquire.GetCharges()),
+		Settled: chargesOf(n.settle.GetCharges()), Err: err,
+	})
 }
 
 // counts fills in what a client's Stats say of its outbox.
@@ -383,7 +393,7 @@ func final(err error) bool {
 		return true
 	}
 	_, denied := deniedBy(err)
-	return denied
+	return denied || errors.Is(err, errTooOld)
 }
 
 // end delivers a note and waits for the outcome of its first try.
@@ -402,6 +412,9 @@ func (c *Client) end(ctx context.Context, n *note) error {
 // deliver tells quotad one note, once.
 func (c *Client) deliver(ctx context.Context, n *note) error {
 	if n.acquire != nil {
+		if c.o.now().Sub(time.Unix(n.made, 0)) >= bookWithin {
+			return errTooOld
+		}
 		_, _, err := try(ctx, c.o.timeout, n.acquire, c.rpc.Acquire)
 		if denied, ok := deniedBy(err); ok {
 			return fmt.Errorf("what was let through is not booked: %w", denied)

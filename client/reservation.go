@@ -2,11 +2,14 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
@@ -22,12 +25,13 @@ type Reservation struct {
 
 	mu     sync.Mutex
 	expire time.Time
-	local  *quotadv1.AcquireRequest // what quotad has still to be told of, if FailOpen let it through; nil otherwise
+	local  *note // the acquire that quotad has still to be told of, if FailOpen let it through; nil otherwise
 	ended  bool
 }
 
 // Reserve holds amounts before a call whose price is known only after it: one call, or the charges that are given, all of them or
-// none. Its errors are those of Acquire. Each reservation is to be settled or released; one that is not is decided by its bucket's
+// none. Its errors are those of Acquire, and one that wraps ErrEnded for an id of the caller's own whose reservation is over: it is no
+// leave to make the call again. Each reservation is to be settled or released; one that is not is decided by its bucket's
 // on_expiry when its time is over. A deferred Release does no harm after a Settle.
 func (c *Client) Reserve(ctx context.Context, bucket string, opts ...Taking) (*Reservation, error) {
 	t := takingOf(opts)
@@ -40,7 +44,7 @@ func (c *Client) Reserve(ctx context.Context, bucket string, opts ...Taking) (*R
 	case err != nil:
 		return nil, err
 	case local != nil:
-		return &Reservation{c: c, bucket: bucket, id: local.GetRequestId(), local: local}, nil
+		return &Reservation{c: c, bucket: bucket, id: local.id(), local: local}, nil
 	}
 	return &Reservation{
 		c: c, bucket: bucket, id: resp.id, balances: balancesOf(resp.GetBalances()), replayed: resp.GetReplayed(), expire: instant(resp.GetExpireTime()),
@@ -82,13 +86,20 @@ func (r *Reservation) Local() bool {
 
 // Settle replaces what is held by what was really used: a unit that no charge names settles as held, one with an Amount of 0 was not
 // used. It is never refused for being more than was held. A *PendingError says that quotad has not been told yet, and will be;
-// another error that quotad refused it for good. A reservation is settled once: later calls are ErrEnded.
+// another error that quotad refused it for good. A reservation is settled once: later calls are ErrEnded. Only after INVALID_ARGUMENT,
+// as for a slip in a unit, it stays open to a corrected Settle or a Release.
 func (r *Reservation) Settle(ctx context.Context, charges ...Charge) error {
 	n, err := r.settlement(charges)
 	if err != nil {
 		return err
 	}
-	return r.c.end(ctx, n)
+	err = r.c.end(ctx, n)
+	if _, pending := errors.AsType[*PendingError](err); !pending && status.Code(err) == codes.InvalidArgument {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.ended = false
+	}
+	return err
 }
 
 // SettleSoon is Settle without waiting: quotad is told in the background, and Flush or Close wait for it. What was handed over
@@ -121,7 +132,7 @@ func (r *Reservation) ReleaseSoon() {
 
 // Extend keeps the reservation for longer, from now, and takes more: a stream that goes on. A hold of 0 keeps its expiry, which is
 // never moved to an earlier time. A *DeniedError means that nothing more was taken and the reservation stands as it was. Where quotad
-// gives no answer, FailOpen lets it go on, and the settlement tells what was used.
+// gives no answer, FailOpen lets it go on, without a cap, and tells OnGrant; the settlement tells what was used.
 func (r *Reservation) Extend(ctx context.Context, hold time.Duration, charges ...Charge) error {
 	r.mu.Lock()
 	ended, local := r.ended, r.local != nil
@@ -149,6 +160,7 @@ func (r *Reservation) Extend(ctx context.Context, hold time.Duration, charges ..
 			return denied
 		}
 		if ctx.Err() == nil && undecided(err) && r.c.open != nil {
+			r.c.letThrough(r.bucket, err)
 			return nil
 		}
 		return r.c.failure(ctx, "extend", r.bucket, a, err)
@@ -166,7 +178,11 @@ func (r *Reservation) settlement(charges []Charge) (*note, error) {
 		return nil, fmt.Errorf("settle %s: %w", r.bucket, ErrEnded)
 	}
 	r.ended = true
-	return &note{acquire: r.local, settle: &quotadv1.SettleRequest{RequestId: r.id, Charges: used(slices.Clone(charges))}}, nil
+	n := &note{settle: &quotadv1.SettleRequest{RequestId: r.id, Charges: used(slices.Clone(charges))}}
+	if r.local != nil {
+		n.acquire, n.made = r.local.acquire, r.local.made
+	}
+	return n, nil
 }
 
 // giveBack returns nil if there is nothing to give back any more.

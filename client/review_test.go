@@ -187,32 +187,31 @@ func (h *hanging) Invoke(context.Context, string, any, any, ...grpc.CallOption) 
 // A client that is closed under a call says so.
 func TestClosedUnderACall(t *testing.T) {
 	t.Parallel()
-	var lc net.ListenConfig
-	mute, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mute.Close()
-	c, err := client.Dial(mute.Addr().String(), client.WithTimeout(time.Minute), client.WithTries(1, time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() {
-		_, err := c.Acquire(t.Context(), "b")
-		ended <- err
-	}()
-	heard, err := mute.Accept() // and says nothing
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer heard.Close()
-	if err := c.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := <-ended; !errors.Is(err, client.ErrClosed) {
-		t.Errorf("%v, want ErrClosed", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		pipe := bufconn.Listen(64 << 10) // on which nobody says anything
+		defer pipe.Close()
+		dial := func(ctx context.Context, _ string) (net.Conn, error) { return pipe.DialContext(ctx) }
+		c, err := client.Dial("passthrough:///localhost", client.WithTimeout(time.Minute), client.WithTries(1, time.Millisecond), client.WithDialOptions(grpc.WithContextDialer(dial)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := c.Acquire(t.Context(), "b")
+			ended <- err
+		}()
+		heard, err := pipe.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer heard.Close()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-ended; !errors.Is(err, client.ErrClosed) {
+			t.Errorf("%v, want ErrClosed", err)
+		}
+	})
 }
 
 // A target in another notation is told as such, not as one that is far away.

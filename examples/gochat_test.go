@@ -67,7 +67,7 @@ func TestGoChat(t *testing.T) {
 	}
 	quota.DeclareBucket(&quotadv1.Bucket{Name: "chat/bob", Limits: []*quotadv1.Limit{{Max: 0}}})
 	before := len(aws.Requests())
-	if out := say("bob", "hello\nhello again\n"); strings.Count(out, told) != 2 {
+	if out := say("bob", "hello\nhello again\n"); strings.Count(out, "[This request is more than the AI limit allows.]") != 2 {
 		t.Errorf("a user without a budget was told %q", out)
 	}
 	if n := len(aws.Requests()) - before; n != 0 {

@@ -190,7 +190,9 @@ func (s *Server) Now() time.Time {
 }
 
 // Set sets the clock. It never goes back: to ask for that ends the test, and so does Set under RealTime. Reservations that are due
-// by then have expired when Set returns; those of a stopped quotad when Restart does.
+// by then have expired when Set returns; those of a stopped quotad when Restart does. Receipts and old counts are not taken away
+// then: an id stays known for longer than the 24 hours that are promised, until quotad's own tidying, which goes by the machine's clock
+// and begins at a Restart.
 func (s *Server) Set(t time.Time) {
 	s.t.Helper()
 	s.step("Set", func(time.Time) time.Time { return t.Round(0).UTC() })
