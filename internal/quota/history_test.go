@@ -419,7 +419,7 @@ func history(p pick, spoil func(*checker)) error {
 // Whatever is asked in whatever order, the code does what the model does, and keeps the promises.
 func TestHistories(t *testing.T) {
 	t.Parallel()
-	rounds := 100 // of 100 histories each
+	rounds := 70 // of 100 histories each
 	switch {
 	case long():
 		rounds = 5_000
