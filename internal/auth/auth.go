@@ -4,67 +4,147 @@ package auth
 import (
 	"context"
 	"fmt"
+	"slices"
+
+	"github.com/quotad/quotad/internal/quota"
 )
 
-// Principal is who is calling. The zero value is nobody, and may do nothing.
-type Principal struct {
-	// Name scopes request ids and is kept in the audit trail. It has no NUL.
-	Name string
+// Verb is a kind of thing that a policy allows. The zero value is none of them.
+type Verb uint8
+
+// What a policy may allow.
+const (
+	Acquire Verb = iota + 1 // take quota, and ask whether it could be taken
+	Settle                  // settle, release and extend what one has acquired oneself
+	Inspect                 // look at counts, declarations and one's own reservations
+	Admin                   // change what is declared and counted, and look at everybody's reservations
+)
+
+// Verbs returns every verb, in the order of their weight.
+func Verbs() []Verb { return []Verb{Acquire, Settle, Inspect, Admin} }
+
+var verbNames = [...]string{"", "acquire", "settle", "inspect", "admin"}
+
+// String returns the verb as a policy writes it.
+func (v Verb) String() string {
+	if v == 0 || int(v) >= len(verbNames) {
+		return fmt.Sprintf("verb(%d)", uint8(v))
+	}
+	return verbNames[v]
 }
 
-// Local is everybody who reaches the daemon by loopback or by a unix socket. Those are the only listeners that it opens, so for
-// now there is nobody else.
-func Local() Principal { return Principal{Name: "local"} }
+// ParseVerb reads a verb as String writes it.
+func ParseVerb(s string) (Verb, error) {
+	if i := slices.Index(verbNames[1:], s); i >= 0 {
+		return Verb(i + 1), nil //nolint:gosec // one of four
+	}
+	return 0, fmt.Errorf("%q is no verb; want acquire, settle, inspect or admin", s)
+}
+
+// Principal is who is calling. The zero value is nobody, and may do nothing. Two that are equal are the same, under the same policy.
+type Principal struct {
+	// Name scopes request ids and is kept in the audit trail. It has no NUL; "" is nobody.
+	Name string
+	// Shown is the identity that it was recognised by; "" where there is no policy, and for one that showed none.
+	Shown Identity
+
+	grants *grants // nil: nothing
+}
+
+// grants is what one principal may do. It is not changed once a policy is in force.
+type grants struct {
+	all      bool
+	patterns [Admin + 1][]Pattern
+	inFlight int
+}
+
+// everything is what Local may do.
+var everything = &grants{all: true}
+
+// Local is everybody who reaches a daemon without a policy: on loopback or by a unix socket, as such a daemon listens nowhere else.
+func Local() Principal { return Principal{Name: "local", grants: everything} }
+
+// May tells whether p may do a thing with one bucket.
+func (p Principal) May(v Verb, b quota.Bucket) bool {
+	if p.grants == nil || v == 0 || v > Admin {
+		return false
+	}
+	return p.grants.all || slices.ContainsFunc(p.grants.patterns[v], func(pattern Pattern) bool { return pattern.Matches(b) })
+}
+
+// MayDeclared tells whether p may do a thing with all that a declared name stands for: a bucket, or every bucket that a pattern of
+// the buckets file matches.
+func (p Principal) MayDeclared(v Verb, name string) bool {
+	if p.grants == nil || v == 0 || v > Admin {
+		return false
+	}
+	return p.grants.all || slices.ContainsFunc(p.grants.patterns[v], func(pattern Pattern) bool { return pattern.Covers(name) })
+}
+
+// MayAll tells whether p may do a thing with every bucket, and so with what belongs to none: the whole set, a backup.
+func (p Principal) MayAll(v Verb) bool {
+	if p.grants == nil || v == 0 || v > Admin {
+		return false
+	}
+	return p.grants.all || slices.Contains(p.grants.patterns[v], Everything)
+}
+
+// MaySome tells whether there is any bucket that p may do a thing with.
+func (p Principal) MaySome(v Verb) bool {
+	if p.grants == nil || v == 0 || v > Admin {
+		return false
+	}
+	return p.grants.all || len(p.grants.patterns[v]) > 0
+}
+
+// InFlightMax is how many calls p may have under way at a time; 0 means what the server allows anybody.
+func (p Principal) InFlightMax() int {
+	if p.grants == nil {
+		return 0
+	}
+	return p.grants.inFlight
+}
+
+// Grants returns the patterns that p may do a thing with, as the policy has them; none for nothing.
+func (p Principal) Grants(v Verb) []Pattern {
+	switch {
+	case p.grants == nil || v == 0 || v > Admin:
+		return nil
+	case p.grants.all:
+		return []Pattern{Everything}
+	}
+	return slices.Clone(p.grants.patterns[v])
+}
 
 type contextKey struct{}
 
-// NewContext returns a context that says who is calling.
+// Caller is who makes one call, and all that the call shows about them.
+type Caller struct {
+	Principal  Principal
+	Identities []Identity // what counts most first; not to be changed
+}
+
+// NewContext returns a context that says who is calling, and nothing of what they showed.
 func NewContext(ctx context.Context, p Principal) context.Context {
-	return context.WithValue(ctx, contextKey{}, p)
+	return WithCaller(ctx, &Caller{Principal: p})
+}
+
+// WithCaller returns a context that says who is calling. The caller is not to be changed any more.
+func WithCaller(ctx context.Context, c *Caller) context.Context {
+	return context.WithValue(ctx, contextKey{}, c)
+}
+
+// CallerOf returns who is calling and what they showed; nil if nothing says.
+func CallerOf(ctx context.Context) *Caller {
+	c, _ := ctx.Value(contextKey{}).(*Caller)
+	return c
 }
 
 // FromContext returns who is calling; nobody, and false, if nothing says.
 func FromContext(ctx context.Context) (Principal, bool) {
-	p, ok := ctx.Value(contextKey{}).(Principal)
-	return p, ok
-}
-
-// Table says for each method of the daemon, by its full name, who may call it. A method that is not in it is denied, so that
-// one that was forgotten cannot be open by mistake.
-type Table map[string]func(Principal) bool
-
-// Methods returns the table of this daemon.
-func Methods() Table {
-	local := func(p Principal) bool { return p == Local() }
-	anybody := func(Principal) bool { return true }
-	t := Table{}
-	for _, m := range []string{
-		"QuotaService/Acquire", "QuotaService/Settle", "QuotaService/Release", "QuotaService/Extend", "QuotaService/Check",
-		"InspectService/ListBuckets", "InspectService/GetBucket", "InspectService/ListUsage", "InspectService/ListReservations",
-		"InspectService/WatchUsage", "InspectService/ListAudit", "InspectService/GetStatus",
-		"AdminService/SetBucket", "AdminService/DeleteBucket", "AdminService/Apply", "AdminService/SetOverride",
-		"AdminService/ResetUsage", "AdminService/Backup",
-	} {
-		t["/quotad.v1."+m] = local
+	c := CallerOf(ctx)
+	if c == nil {
+		return Principal{}, false
 	}
-	for _, m := range []string{
-		"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List",
-		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-	} {
-		t[m] = anybody
-	}
-	return t
-}
-
-// Allow returns nil if p may call the method with that full name, such as "/quotad.v1.QuotaService/Acquire".
-func (t Table) Allow(p Principal, method string) error {
-	may, known := t[method]
-	switch {
-	case !known:
-		return fmt.Errorf("nobody may call %s", method)
-	case !may(p):
-		return fmt.Errorf("%q may not call %s", p.Name, method)
-	}
-	return nil
+	return c.Principal, true
 }

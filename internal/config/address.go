@@ -13,15 +13,18 @@ const SocketPathMax = 107
 
 // Address is where to listen. The zero value is nowhere.
 type Address struct {
-	Network string // "tcp" or "unix"
-	Addr    string // host:port, or the socket's path
+	Network string // "tcp", "unix", or "fd" for a socket that the service manager opened
+	Addr    string // host:port, the socket's path, or the name that the service manager gave it
 }
 
-// ParseAddress reads an address that only this machine can reach: host:port on loopback, or unix:///path. A host name is taken
-// as it is; whoever listens on it has to see where it leads.
+// ParseAddress reads an address: host:port, unix:///path, or fd://NAME. A host name is taken as it is; whoever listens on it has to
+// see where it leads.
 func ParseAddress(s string) (Address, error) {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		return parseSocket(s, path)
+	}
+	if name, ok := strings.CutPrefix(s, "fd:"); ok {
+		return parseInherited(s, name)
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -31,21 +34,36 @@ func ParseAddress(s string) (Address, error) {
 		return Address{}, fmt.Errorf("%q: the port is %q; want 0 to 65535, where 0 means any that is free", s, port)
 	}
 	if host == "" {
-		return Address{}, NotLocal(s, "means every address of this machine", port)
-	}
-	if ip, err := netip.ParseAddr(host); err == nil && !ip.Unmap().IsLoopback() {
-		why := "can be reached from other machines"
-		if ip.Unmap().IsUnspecified() {
-			why = "means every address of this machine"
-		}
-		return Address{}, NotLocal(s, why, port)
+		return Address{}, fmt.Errorf("%q names no host; want 127.0.0.1:%s, or 0.0.0.0:%s for every address of this machine", s, port, port)
 	}
 	return Address{Network: "tcp", Addr: s}, nil
 }
 
-// NotLocal is the error for an address that other machines can reach; why says how.
-func NotLocal(address, why, port string) error {
-	return fmt.Errorf("%q %s, and quotad does not ask callers who they are yet; want 127.0.0.1:%s, or a socket such as unix:///run/quotad/quotad.sock", address, why, port)
+// parseInherited reads the name of a socket that systemd opened, which is that of its FileDescriptorName.
+func parseInherited(s, name string) (Address, error) {
+	name, ok := strings.CutPrefix(name, "//")
+	if !ok || name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' || r == '/' }) {
+		return Address{}, fmt.Errorf("%q is not the name of a socket of the service manager; want fd:// and its FileDescriptorName, such as fd://quotad", s)
+	}
+	return Address{Network: "fd", Addr: name}, nil
+}
+
+// Remote tells whether other machines may reach the address, as far as it says itself: a host's name does not.
+func (a Address) Remote() bool {
+	if a.Network != "tcp" {
+		return false
+	}
+	host, _, err := net.SplitHostPort(a.Addr)
+	if err != nil {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && !ip.Unmap().IsLoopback()
+}
+
+// NotLocal is the error for an address of callers which other machines may reach, where they could not be told apart or listened in on.
+func NotLocal(address string) error {
+	return fmt.Errorf("%q can be reached from other machines: want --tls-cert, --tls-key and --policy with it, or an address of this machine alone, such as 127.0.0.1:7070 or unix:///run/quotad/quotad.sock", address)
 }
 
 func parseSocket(s, path string) (Address, error) {
@@ -66,8 +84,8 @@ func (a Address) String() string {
 	switch a.Network {
 	case "":
 		return "off"
-	case "unix":
-		return "unix://" + a.Addr
+	case "unix", "fd":
+		return a.Network + "://" + a.Addr
 	}
 	return a.Addr
 }

@@ -5,7 +5,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +22,21 @@ type Config struct {
 	Data         string         // the directory that keeps the ledger; "" means memory, which only Dev allows
 	Create       bool           // make the data file if there is none
 	Listen       []Address      // for gRPC; at least one
-	Admin        Address        // for metrics and probes; the zero value means off
+	Control      []Address      // for gRPC, inspecting and administration included; none means that Listen has those too
+	Probe        Address        // for gRPC health alone, in the clear; the zero value means off
+	Admin        Address        // for metrics and probes over HTTP; the zero value means off
+	AdminRemote  bool           // let Admin be reached from other machines
+	SocketMode   fs.FileMode    // of the unix sockets among Listen, 0600 or 0660 or 0666; those of Control and Admin have 0600
+	SocketGroup  string         // the group of the unix sockets among Listen, by name or number; "" means the process's own
+	TLSCert      string         // the certificate for TCP addresses, a PEM file; "" means in the clear
+	TLSKey       string         // its key
+	TLSClientCA  string         // whose certificates clients show; "" means that none are asked for
+	TLSClients   string         // "require" or "optional"
+	Policy       string         // the policy file; "" means that everybody who reaches the daemon may do everything
+	Tokens       string         // the tokens file; "" means that there are none
+	Webhook      string         // where events are sent; "" means nowhere
+	WebhookKey   string         // the file with the key that signs them
+	OTLP         string         // where traces are sent, host:port or http(s)://host:port; "" means nowhere
 	Buckets      string         // the buckets file; "" means none
 	File         string         // the configuration file; "" means none
 	Dev          bool           // try it out: memory instead of a file where Data is ""
@@ -109,17 +125,65 @@ func (c *Config) check() error {
 	if len(c.Listen) == 0 {
 		add("no address to listen on: want at least one, such as 127.0.0.1:7070")
 	}
-	seen := map[Address]string{}
-	for _, a := range c.Listen {
-		if seen[a] != "" && !a.anyPort() {
-			add("%s is to be listened on twice: keep one", a)
-		}
-		seen[a] = "listen"
-	}
-	if seen[c.Admin] != "" && !c.Admin.anyPort() {
-		add("%s is given for listen and for admin-listen: want two different addresses", c.Admin)
-	}
+	errs = append(errs, c.checkAddresses()...)
+	errs = append(errs, c.checkFiles()...)
 	return errors.Join(errs...)
+}
+
+// checkAddresses looks for addresses that are given twice, and for those that may not be reached by everybody who reaches them.
+func (c *Config) checkAddresses() (errs []error) {
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	seen := map[Address]string{}
+	look := func(key string, a Address) {
+		switch before := seen[a]; {
+		case a.Network == "" || a.anyPort():
+		case before == key:
+			add("%s is to be listened on twice: keep one", a)
+		case before != "":
+			add("%s is given for %s and for %s: want two different addresses", a, before, key)
+		default:
+			seen[a] = key
+		}
+	}
+	for _, a := range c.Listen {
+		look("listen", a)
+	}
+	for _, a := range c.Control {
+		look("control-listen", a)
+	}
+	look("admin-listen", c.Admin)
+	look("probe-listen", c.Probe)
+	for _, a := range append(slices.Clone(c.Listen), c.Control...) {
+		if a.Remote() && (c.TLSCert == "" || c.Policy == "") {
+			errs = append(errs, NotLocal(a.Addr))
+		}
+	}
+	if c.Admin.Remote() && !c.AdminRemote {
+		add("admin-listen: %q can be reached from other machines: want --admin-remote, if they may read metrics and probes in the clear, or 127.0.0.1", c.Admin.Addr)
+	}
+	if c.SocketGroup != "" && c.SocketMode == 0o600 {
+		add("--socket-group %s without --socket-mode 0660: the group could not use the socket; want both or neither", c.SocketGroup)
+	}
+	return errs
+}
+
+// checkFiles looks for files that are of no use without each other.
+func (c *Config) checkFiles() (errs []error) {
+	both := func(name, value, other, otherValue, why string) {
+		if value != "" && otherValue == "" {
+			errs = append(errs, fmt.Errorf("--%s without --%s: %s", name, other, why))
+		}
+	}
+	both("tls-cert", c.TLSCert, "tls-key", c.TLSKey, "a certificate is of no use without its key; want both")
+	both("tls-key", c.TLSKey, "tls-cert", c.TLSCert, "a key is of no use without its certificate; want both")
+	both("tls-client-ca", c.TLSClientCA, "tls-cert", c.TLSCert, "clients show certificates only over TLS; want --tls-cert and --tls-key too")
+	both("tokens", c.Tokens, "policy", c.Policy, "a token says who calls, and a policy what they may do; want both")
+	both("webhook", c.Webhook, "webhook-key", c.WebhookKey, "events are signed, so that their receiver can tell them from forgeries; want the file of the key")
+	both("webhook-key", c.WebhookKey, "webhook", c.Webhook, "there is nothing to sign; want the URL that events are sent to")
+	if c.TLSClients == "optional" && c.TLSClientCA == "" && c.Origin("tls-clients") != "default" {
+		errs = append(errs, errors.New("--tls-clients optional without --tls-client-ca: no certificates are asked for anyway; want the CA, or leave it out"))
+	}
+	return errs
 }
 
 func (a Address) anyPort() bool { return a.Network == "tcp" && strings.HasSuffix(a.Addr, ":0") }

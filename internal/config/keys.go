@@ -2,7 +2,10 @@ package config
 
 import (
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"net"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -66,11 +69,45 @@ var keys = []*key{
 		clear: func(c *Config) { c.Listen = nil },
 	},
 	{
-		name: "admin-listen", def: []string{"127.0.0.1:7071"},
-		set:   setAdmin,
-		get:   func(c *Config) []string { return []string{c.Admin.String()} },
+		name: "control-listen", list: true,
+		set: func(c *Config, s string) error {
+			a, err := ParseAddress(s)
+			if err == nil {
+				c.Control = append(c.Control, a)
+			}
+			return err
+		},
+		get: func(c *Config) (all []string) {
+			for _, a := range c.Control {
+				all = append(all, a.String())
+			}
+			return all
+		},
+		clear: func(c *Config) { c.Control = nil },
+	},
+	addressOrOff("admin-listen", "127.0.0.1:7071", func(c *Config) *Address { return &c.Admin }),
+	toggle("admin-remote", anywhere, func(c *Config) *bool { return &c.AdminRemote }),
+	addressOrOff("probe-listen", offWord, func(c *Config) *Address { return &c.Probe }),
+	{
+		name: "socket-mode", def: []string{"0600"},
+		set: func(c *Config, s string) error {
+			modes := map[string]fs.FileMode{"0600": 0o600, "0660": 0o660, "0666": 0o666}
+			if modes[s] == 0 {
+				return fmt.Errorf("%q is not a mode for a socket; want 0600 (its owner), 0660 (its group too) or 0666 (everybody, for a policy to tell apart)", s)
+			}
+			c.SocketMode = modes[s]
+			return nil
+		},
+		get:   func(c *Config) []string { return []string{fmt.Sprintf("%04o", c.SocketMode)} },
 		clear: keep,
 	},
+	text("socket-group", "", setWord, func(c *Config) *string { return &c.SocketGroup }),
+	text("tls-cert", "", setPath, func(c *Config) *string { return &c.TLSCert }),
+	text("tls-key", "", setPath, func(c *Config) *string { return &c.TLSKey }),
+	text("tls-client-ca", "", setPath, func(c *Config) *string { return &c.TLSClientCA }),
+	text("tls-clients", "require", oneOf("require", "optional"), func(c *Config) *string { return &c.TLSClients }),
+	text("policy", "", setPath, func(c *Config) *string { return &c.Policy }),
+	text("tokens", "", setPath, func(c *Config) *string { return &c.Tokens }),
 	text("buckets", "", setPath, func(c *Config) *string { return &c.Buckets }),
 	{
 		name: "config", where: notFile,
@@ -117,6 +154,18 @@ var keys = []*key{
 		get:   func(c *Config) []string { return []string{formatSize(c.MaxSize)} },
 		clear: keep,
 	},
+	{
+		name: "thresholds", def: []string{"80%, 100%"},
+		set: func(c *Config, s string) (err error) {
+			c.Defaults.Thresholds, err = quota.ParseThresholds(s)
+			return err
+		},
+		get:   func(c *Config) []string { return []string{c.Defaults.Thresholds.String()} },
+		clear: keep,
+	},
+	text("webhook", "", setWebhook, func(c *Config) *string { return &c.Webhook }),
+	text("webhook-key", "", setPath, func(c *Config) *string { return &c.WebhookKey }),
+	text("otlp-endpoint", "", setOTLP, func(c *Config) *string { return &c.OTLP }),
 	toggle("accept-clock", notFile, func(c *Config) *bool { return &c.AcceptClock }),
 	text("log-format", "auto", oneOf("auto", "text", "json"), func(c *Config) *string { return &c.LogFormat }),
 	{
@@ -211,15 +260,60 @@ func setPath(field *string, s string) error {
 	return nil
 }
 
-func setAdmin(c *Config, s string) (err error) {
-	c.Admin = Address{}
-	if s == offWord {
-		return nil
+// addressOrOff is a key for one address, or none.
+func addressOrOff(name, def string, field func(*Config) *Address) *key {
+	return &key{
+		name: name, def: []string{def},
+		set: func(c *Config, s string) (err error) {
+			*field(c) = Address{}
+			if s == offWord {
+				return nil
+			}
+			if *field(c), err = ParseAddress(s); err != nil {
+				return fmt.Errorf("%w; or off for none", err)
+			}
+			return nil
+		},
+		get:   func(c *Config) []string { return []string{field(c).String()} },
+		clear: keep,
 	}
-	if c.Admin, err = ParseAddress(s); err != nil {
-		return fmt.Errorf("%w; or off for none", err)
+}
+
+func setWord(field *string, s string) error {
+	*field = s
+	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == ':' }) {
+		return fmt.Errorf("%q is not a name or a number", s)
 	}
 	return nil
+}
+
+// setWebhook wants a URL that says how to get there. What may be in its path or query is a secret of who wrote it, so that an error
+// does not repeat it.
+func setWebhook(field *string, s string) error {
+	*field = s
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return fmt.Errorf("is not a URL; want one such as https://hooks.example.org/quotad")
+	case u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
+		return fmt.Errorf("is not a URL of http or https with a host; want one such as https://hooks.example.org/quotad")
+	case u.User != nil || u.Fragment != "":
+		return fmt.Errorf("has a user or a fragment; leave them out: what is sent is signed with --webhook-key")
+	}
+	return nil
+}
+
+// setOTLP wants host:port, or a URL of which only scheme, host and port count.
+func setOTLP(field *string, s string) error {
+	*field = s
+	u, err := url.Parse(s)
+	if err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Port() != "" && u.User == nil && u.Path == "" {
+		return nil
+	}
+	if host, port, err := net.SplitHostPort(s); err == nil && host != "" && port != "" {
+		return nil
+	}
+	return fmt.Errorf("%q is not where a collector listens for OTLP over gRPC; want http://127.0.0.1:4317 (in the clear) or https://HOST:PORT", s)
 }
 
 func setZone(field *string, s string) error {

@@ -28,12 +28,41 @@ what is allowed:
                          one day (10000)
 
 where it listens:
-  --listen ADDRESS       for gRPC: host:port on loopback, or unix:///path; may be
-                         given more than once (127.0.0.1:7070)
-  --admin-listen ADDRESS for /metrics, /healthz and /readyz, or off
+  --listen ADDRESS       for gRPC: host:port, unix:///path, or fd://NAME for a
+                         socket of systemd; may be given more than once. An
+                         address that other machines reach needs TLS and a policy
+                         (127.0.0.1:7070)
+  --control-listen ADDRESS
+                         for looking and changing (InspectService, AdminService);
+                         --listen then serves applications alone
+  --admin-listen ADDRESS for /metrics, /healthz and /readyz over HTTP, or off
                          (127.0.0.1:7071)
+  --admin-remote         let --admin-listen be an address that other machines
+                         reach, in the clear
+  --probe-listen ADDRESS for gRPC health alone, in the clear, or off (off)
+  --socket-mode MODE     of the sockets of --listen: 0600, 0660 or 0666 (0600)
+  --socket-group GROUP   the group of those sockets, by name or number
   --addr-file FILE       write the addresses that were bound to FILE, for
                          ports of 0
+
+who may call:
+  --policy FILE          who may do what with which buckets, in YAML; all else is
+                         denied. Without it whoever reaches quotad may do
+                         everything. Read again when it changes
+  --tokens FILE          bearer tokens, as quotactl token makes them
+  --tls-cert FILE        the certificate for TCP addresses, in PEM, and
+  --tls-key FILE         its key; read again when they change
+  --tls-client-ca FILE   the CA of the certificates that callers show
+  --tls-clients HOW      require such a certificate, or take it as optional
+                         (require)
+
+what it tells:
+  --thresholds SHARES    at which shares of a limit an event tells that so much is
+                         used, or off (80%, 100%)
+  --webhook URL          where events are sent, signed with the key in
+  --webhook-key FILE     this file
+  --otlp-endpoint URL    where traces are sent, by OTLP over gRPC, such as
+                         http://127.0.0.1:4317
 
 the process:
   --config FILE          read these settings from a YAML file

@@ -40,6 +40,7 @@ type Settings struct {
 	MaxInFlight int64         // how many reservations may be open at a time, on the bucket and below it; 0 means any number
 	Hold        time.Duration // of a reservation whose caller leaves it to the bucket; 0 means HoldDefault
 	Estimates   []Estimate    // what a call is taken to need where its caller does not say
+	Thresholds  Thresholds    // at which shares of each limit an Event tells; nil means the defaults', none nothing
 }
 
 // Estimate is what a call is taken to need of a unit where its caller does not say.
@@ -193,6 +194,8 @@ type Defaults struct {
 	Limits         []Limit // for a name that nobody declared, nor a parent of it; none means that such a name is unknown
 	Zone           string  // IANA name, of buckets without one of their own; "" means UTC
 	UndeclaredLive int64   // how many undeclared names may have a count on one day; 0 means none
+
+	Thresholds Thresholds // of buckets without their own; nil means none
 
 	// Exhausted is when a backup was restored; zero if none was. On the day of it limited units are not granted: nobody knows
 	// what was spent between the backup and the restoring. Configure leaves it as it is.

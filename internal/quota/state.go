@@ -23,6 +23,7 @@ type Account struct {
 	Limit      Cap   // the declared limit when it was last charged, for history
 	Override   Cap   // another limit for this window alone
 	Resets     uint32
+	Told       int       // the highest threshold that was told of in this window, in percent; 0 if none was
 	Start, End time.Time // of the window, to the second; zero for ever
 }
 
@@ -190,6 +191,7 @@ type AuditRecord struct {
 	Before    string    // how it stood, in a line; "" if there was nothing
 	After     string    // how it stands, in a line; "" if nothing is left
 	Reason    string    // the one given
+	Hash      AuditHash // of this record and of the one before; set by the State. Zero in a record from before there was a chain
 }
 
 // Reader is what a decision may see.
@@ -231,6 +233,8 @@ type State interface {
 	Declare(name string, s *Settings) error
 	// SetDefaults keeps what holds where nothing is declared.
 	SetDefaults(Defaults) error
-	// Audit keeps an administrative change and gives it its number.
+	// Audit keeps an administrative change and gives it its number and its hash.
 	Audit(AuditRecord) error
+	// Announce keeps an event for whoever is to be told, and gives it its id.
+	Announce(Event) error
 }

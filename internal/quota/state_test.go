@@ -226,6 +226,8 @@ func (s *mapState) SetDefaults(d quota.Defaults) error {
 	return err
 }
 
+func (s *mapState) Announce(quota.Event) error { return nil }
+
 func (s *mapState) Audit(r quota.AuditRecord) error {
 	if s.fails(false) {
 		return errState

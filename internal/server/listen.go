@@ -52,7 +52,7 @@ func listenTCP(ctx context.Context, address string) (net.Listener, error) {
 	for i, ip := range ips {
 		ips[i] = ip.Unmap()
 		if !ips[i].IsLoopback() {
-			return nil, config.NotLocal(address, "leads to "+ips[i].String()+", which other machines may reach", port)
+			return nil, config.NotLocal(address)
 		}
 	}
 	if len(ips) == 0 {

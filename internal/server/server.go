@@ -19,6 +19,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/stats"
 
 	"github.com/quotad/quotad/internal/auth"
 	"github.com/quotad/quotad/internal/metrics"
@@ -50,15 +51,22 @@ const (
 
 // Config is what a Server is made of.
 type Config struct {
-	Listeners []net.Listener // for gRPC; the server closes them
+	Listeners []net.Listener // for gRPC; the server closes them, as it does all of these
+	Control   []net.Listener // for gRPC, inspecting and administration included; none means that Listeners answer those too
+	Probe     net.Listener   // for gRPC health alone, in the clear; nil means none
 	Admin     net.Listener   // for HTTP; nil means none
-	Log       *slog.Logger   // nil means nowhere
-	Metrics   *metrics.Metrics
-	Methods   auth.Table                   // who may call what; a method that is not in it is denied
-	Health    func(context.Context) Health // asked each second; nil means always well
-	Drain     time.Duration                // how long calls may take to end; 0 means not at all
-	Now       func() time.Time             // a clock to measure by; required
-	Ready     func()                       // told once calls are taken; nil means nobody
+	// AdminRemote lets requests to Admin name any host; without it they have to name this machine.
+	AdminRemote bool
+	TLS         *Certificates // for those of Listeners and Control that are TCP; nil means in the clear
+	Gate        *auth.Gate    // who is whom and may do what; nil means that everybody is auth.Local
+	Trace       stats.Handler // sees every call of gRPC; nil means none
+	Log         *slog.Logger  // nil means nowhere
+	Metrics     *metrics.Metrics
+	Methods     auth.Table                   // who may call what; a method that is not in it is denied
+	Health      func(context.Context) Health // asked each second; nil means always well
+	Drain       time.Duration                // how long calls may take to end; 0 means not at all
+	Now         func() time.Time             // a clock to measure by; required
+	Ready       func()                       // told once calls are taken; nil means nobody
 }
 
 // Health is how the daemon is, for probes. The zero value is well.

@@ -62,6 +62,7 @@ const (
 	hasLimit = 1 << iota
 	hasOverride
 	hasBounds
+	hasTold
 )
 
 // appendAccount writes a count. Most counts fit in some twenty bytes, and the fewer bytes, the fewer pages a commit touches.
@@ -75,6 +76,9 @@ func appendAccount(buf []byte, a quota.Account) []byte {
 	}
 	if !a.Start.IsZero() {
 		flags |= hasBounds
+	}
+	if a.Told != 0 {
+		flags |= hasTold
 	}
 	buf = append(buf, recordVersion, flags)
 	buf = appendCount(buf, a.Used)
@@ -90,6 +94,9 @@ func appendAccount(buf []byte, a quota.Account) []byte {
 	if !a.Start.IsZero() {
 		buf = binary.AppendVarint(buf, a.Start.Unix())
 		buf = appendCount(buf, a.End.Unix()-a.Start.Unix())
+	}
+	if a.Told != 0 {
+		buf = appendCount(buf, int64(a.Told))
 	}
 	return buf
 }
@@ -112,6 +119,9 @@ func parseAccountRecord(record []byte, space, key string) (quota.Account, error)
 		start := d.varint()
 		a.Start = time.Unix(start, 0).UTC()
 		a.End = time.Unix(start+d.count(), 0).UTC()
+	}
+	if flags&hasTold != 0 {
+		a.Told = int(d.count32())
 	}
 	if d.bad || len(d.rest) > 0 {
 		return quota.Account{}, fmt.Errorf("%w: the count %q in %s cannot be read", ErrCorrupt, key, space)

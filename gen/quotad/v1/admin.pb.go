@@ -792,6 +792,135 @@ func (x *BackupResponse) GetSize() int64 {
 	return 0
 }
 
+// Asks whether somebody may do something.
+type ExplainAccessRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who: a principal by its name in the policy, or an identity such as "uid:1000", "spiffe://example.org/chat" or "token:ci".
+	// Required.
+	Who string `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"`
+	// "acquire", "settle", "inspect" or "admin". Required.
+	Verb string `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"`
+	// The bucket, or a pattern as SetBucket takes it. Required.
+	Bucket        string `protobuf:"bytes,3,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainAccessRequest) Reset() {
+	*x = ExplainAccessRequest{}
+	mi := &file_quotad_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainAccessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainAccessRequest) ProtoMessage() {}
+
+func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quotad_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainAccessRequest.ProtoReflect.Descriptor instead.
+func (*ExplainAccessRequest) Descriptor() ([]byte, []int) {
+	return file_quotad_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ExplainAccessRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *ExplainAccessRequest) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *ExplainAccessRequest) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+// Whether, and why.
+type ExplainAccessResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it is allowed.
+	Allowed bool `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// The principal that it was asked of; empty if the identity is none of the policy's.
+	Principal string `protobuf:"bytes,2,opt,name=principal,proto3" json:"principal,omitempty"`
+	// What decided, in a line, for people.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainAccessResponse) Reset() {
+	*x = ExplainAccessResponse{}
+	mi := &file_quotad_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainAccessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainAccessResponse) ProtoMessage() {}
+
+func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quotad_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainAccessResponse.ProtoReflect.Descriptor instead.
+func (*ExplainAccessResponse) Descriptor() ([]byte, []int) {
+	return file_quotad_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ExplainAccessResponse) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *ExplainAccessResponse) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *ExplainAccessResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_quotad_v1_admin_proto protoreflect.FileDescriptor
 
 const file_quotad_v1_admin_proto_rawDesc = "" +
@@ -842,7 +971,15 @@ const file_quotad_v1_admin_proto_rawDesc = "" +
 	"\x0eBackupResponse\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x03R\x04size2\xdb\x03\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\"T\n" +
+	"\x14ExplainAccessRequest\x12\x10\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\x12\x12\n" +
+	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\x16\n" +
+	"\x06bucket\x18\x03 \x01(\tR\x06bucket\"g\n" +
+	"\x15ExplainAccessResponse\x12\x18\n" +
+	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x1c\n" +
+	"\tprincipal\x18\x02 \x01(\tR\tprincipal\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason2\xb4\x04\n" +
 	"\fAdminService\x12K\n" +
 	"\tSetBucket\x12\x1b.quotad.v1.SetBucketRequest\x1a\x1c.quotad.v1.SetBucketResponse\"\x03\x90\x02\x02\x12T\n" +
 	"\fDeleteBucket\x12\x1e.quotad.v1.DeleteBucketRequest\x1a\x1f.quotad.v1.DeleteBucketResponse\"\x03\x90\x02\x02\x12?\n" +
@@ -850,7 +987,8 @@ const file_quotad_v1_admin_proto_rawDesc = "" +
 	"\vSetOverride\x12\x1d.quotad.v1.SetOverrideRequest\x1a\x1e.quotad.v1.SetOverrideResponse\"\x03\x90\x02\x00\x12N\n" +
 	"\n" +
 	"ResetUsage\x12\x1c.quotad.v1.ResetUsageRequest\x1a\x1d.quotad.v1.ResetUsageResponse\"\x03\x90\x02\x00\x12D\n" +
-	"\x06Backup\x12\x18.quotad.v1.BackupRequest\x1a\x19.quotad.v1.BackupResponse\"\x03\x90\x02\x010\x01B1Z/github.com/quotad/quotad/gen/quotad/v1;quotadv1b\x06proto3"
+	"\x06Backup\x12\x18.quotad.v1.BackupRequest\x1a\x19.quotad.v1.BackupResponse\"\x03\x90\x02\x010\x01\x12W\n" +
+	"\rExplainAccess\x12\x1f.quotad.v1.ExplainAccessRequest\x1a .quotad.v1.ExplainAccessResponse\"\x03\x90\x02\x01B1Z/github.com/quotad/quotad/gen/quotad/v1;quotadv1b\x06proto3"
 
 var (
 	file_quotad_v1_admin_proto_rawDescOnce sync.Once
@@ -864,54 +1002,58 @@ func file_quotad_v1_admin_proto_rawDescGZIP() []byte {
 	return file_quotad_v1_admin_proto_rawDescData
 }
 
-var file_quotad_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_quotad_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_quotad_v1_admin_proto_goTypes = []any{
-	(*SetBucketRequest)(nil),     // 0: quotad.v1.SetBucketRequest
-	(*SetBucketResponse)(nil),    // 1: quotad.v1.SetBucketResponse
-	(*DeleteBucketRequest)(nil),  // 2: quotad.v1.DeleteBucketRequest
-	(*DeleteBucketResponse)(nil), // 3: quotad.v1.DeleteBucketResponse
-	(*ApplyRequest)(nil),         // 4: quotad.v1.ApplyRequest
-	(*ApplyResponse)(nil),        // 5: quotad.v1.ApplyResponse
-	(*BucketChange)(nil),         // 6: quotad.v1.BucketChange
-	(*SetOverrideRequest)(nil),   // 7: quotad.v1.SetOverrideRequest
-	(*SetOverrideResponse)(nil),  // 8: quotad.v1.SetOverrideResponse
-	(*ResetUsageRequest)(nil),    // 9: quotad.v1.ResetUsageRequest
-	(*ResetUsageResponse)(nil),   // 10: quotad.v1.ResetUsageResponse
-	(*BackupRequest)(nil),        // 11: quotad.v1.BackupRequest
-	(*BackupResponse)(nil),       // 12: quotad.v1.BackupResponse
-	(*Bucket)(nil),               // 13: quotad.v1.Bucket
-	(Window)(0),                  // 14: quotad.v1.Window
-	(*Balance)(nil),              // 15: quotad.v1.Balance
+	(*SetBucketRequest)(nil),      // 0: quotad.v1.SetBucketRequest
+	(*SetBucketResponse)(nil),     // 1: quotad.v1.SetBucketResponse
+	(*DeleteBucketRequest)(nil),   // 2: quotad.v1.DeleteBucketRequest
+	(*DeleteBucketResponse)(nil),  // 3: quotad.v1.DeleteBucketResponse
+	(*ApplyRequest)(nil),          // 4: quotad.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 5: quotad.v1.ApplyResponse
+	(*BucketChange)(nil),          // 6: quotad.v1.BucketChange
+	(*SetOverrideRequest)(nil),    // 7: quotad.v1.SetOverrideRequest
+	(*SetOverrideResponse)(nil),   // 8: quotad.v1.SetOverrideResponse
+	(*ResetUsageRequest)(nil),     // 9: quotad.v1.ResetUsageRequest
+	(*ResetUsageResponse)(nil),    // 10: quotad.v1.ResetUsageResponse
+	(*BackupRequest)(nil),         // 11: quotad.v1.BackupRequest
+	(*BackupResponse)(nil),        // 12: quotad.v1.BackupResponse
+	(*ExplainAccessRequest)(nil),  // 13: quotad.v1.ExplainAccessRequest
+	(*ExplainAccessResponse)(nil), // 14: quotad.v1.ExplainAccessResponse
+	(*Bucket)(nil),                // 15: quotad.v1.Bucket
+	(Window)(0),                   // 16: quotad.v1.Window
+	(*Balance)(nil),               // 17: quotad.v1.Balance
 }
 var file_quotad_v1_admin_proto_depIdxs = []int32{
-	13, // 0: quotad.v1.SetBucketRequest.bucket:type_name -> quotad.v1.Bucket
-	13, // 1: quotad.v1.SetBucketResponse.bucket:type_name -> quotad.v1.Bucket
-	13, // 2: quotad.v1.SetBucketResponse.previous:type_name -> quotad.v1.Bucket
-	13, // 3: quotad.v1.DeleteBucketResponse.previous:type_name -> quotad.v1.Bucket
-	13, // 4: quotad.v1.ApplyRequest.buckets:type_name -> quotad.v1.Bucket
+	15, // 0: quotad.v1.SetBucketRequest.bucket:type_name -> quotad.v1.Bucket
+	15, // 1: quotad.v1.SetBucketResponse.bucket:type_name -> quotad.v1.Bucket
+	15, // 2: quotad.v1.SetBucketResponse.previous:type_name -> quotad.v1.Bucket
+	15, // 3: quotad.v1.DeleteBucketResponse.previous:type_name -> quotad.v1.Bucket
+	15, // 4: quotad.v1.ApplyRequest.buckets:type_name -> quotad.v1.Bucket
 	6,  // 5: quotad.v1.ApplyResponse.changes:type_name -> quotad.v1.BucketChange
-	13, // 6: quotad.v1.BucketChange.before:type_name -> quotad.v1.Bucket
-	13, // 7: quotad.v1.BucketChange.after:type_name -> quotad.v1.Bucket
-	14, // 8: quotad.v1.SetOverrideRequest.window:type_name -> quotad.v1.Window
-	15, // 9: quotad.v1.SetOverrideResponse.before:type_name -> quotad.v1.Balance
-	15, // 10: quotad.v1.SetOverrideResponse.after:type_name -> quotad.v1.Balance
-	14, // 11: quotad.v1.ResetUsageRequest.window:type_name -> quotad.v1.Window
-	15, // 12: quotad.v1.ResetUsageResponse.before:type_name -> quotad.v1.Balance
-	15, // 13: quotad.v1.ResetUsageResponse.after:type_name -> quotad.v1.Balance
+	15, // 6: quotad.v1.BucketChange.before:type_name -> quotad.v1.Bucket
+	15, // 7: quotad.v1.BucketChange.after:type_name -> quotad.v1.Bucket
+	16, // 8: quotad.v1.SetOverrideRequest.window:type_name -> quotad.v1.Window
+	17, // 9: quotad.v1.SetOverrideResponse.before:type_name -> quotad.v1.Balance
+	17, // 10: quotad.v1.SetOverrideResponse.after:type_name -> quotad.v1.Balance
+	16, // 11: quotad.v1.ResetUsageRequest.window:type_name -> quotad.v1.Window
+	17, // 12: quotad.v1.ResetUsageResponse.before:type_name -> quotad.v1.Balance
+	17, // 13: quotad.v1.ResetUsageResponse.after:type_name -> quotad.v1.Balance
 	0,  // 14: quotad.v1.AdminService.SetBucket:input_type -> quotad.v1.SetBucketRequest
 	2,  // 15: quotad.v1.AdminService.DeleteBucket:input_type -> quotad.v1.DeleteBucketRequest
 	4,  // 16: quotad.v1.AdminService.Apply:input_type -> quotad.v1.ApplyRequest
 	7,  // 17: quotad.v1.AdminService.SetOverride:input_type -> quotad.v1.SetOverrideRequest
 	9,  // 18: quotad.v1.AdminService.ResetUsage:input_type -> quotad.v1.ResetUsageRequest
 	11, // 19: quotad.v1.AdminService.Backup:input_type -> quotad.v1.BackupRequest
-	1,  // 20: quotad.v1.AdminService.SetBucket:output_type -> quotad.v1.SetBucketResponse
-	3,  // 21: quotad.v1.AdminService.DeleteBucket:output_type -> quotad.v1.DeleteBucketResponse
-	5,  // 22: quotad.v1.AdminService.Apply:output_type -> quotad.v1.ApplyResponse
-	8,  // 23: quotad.v1.AdminService.SetOverride:output_type -> quotad.v1.SetOverrideResponse
-	10, // 24: quotad.v1.AdminService.ResetUsage:output_type -> quotad.v1.ResetUsageResponse
-	12, // 25: quotad.v1.AdminService.Backup:output_type -> quotad.v1.BackupResponse
-	20, // [20:26] is the sub-list for method output_type
-	14, // [14:20] is the sub-list for method input_type
+	13, // 20: quotad.v1.AdminService.ExplainAccess:input_type -> quotad.v1.ExplainAccessRequest
+	1,  // 21: quotad.v1.AdminService.SetBucket:output_type -> quotad.v1.SetBucketResponse
+	3,  // 22: quotad.v1.AdminService.DeleteBucket:output_type -> quotad.v1.DeleteBucketResponse
+	5,  // 23: quotad.v1.AdminService.Apply:output_type -> quotad.v1.ApplyResponse
+	8,  // 24: quotad.v1.AdminService.SetOverride:output_type -> quotad.v1.SetOverrideResponse
+	10, // 25: quotad.v1.AdminService.ResetUsage:output_type -> quotad.v1.ResetUsageResponse
+	12, // 26: quotad.v1.AdminService.Backup:output_type -> quotad.v1.BackupResponse
+	14, // 27: quotad.v1.AdminService.ExplainAccess:output_type -> quotad.v1.ExplainAccessResponse
+	21, // [21:28] is the sub-list for method output_type
+	14, // [14:21] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -930,7 +1072,7 @@ func file_quotad_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quotad_v1_admin_proto_rawDesc), len(file_quotad_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

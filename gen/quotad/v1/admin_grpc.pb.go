@@ -21,12 +21,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_SetBucket_FullMethodName    = "/quotad.v1.AdminService/SetBucket"
-	AdminService_DeleteBucket_FullMethodName = "/quotad.v1.AdminService/DeleteBucket"
-	AdminService_Apply_FullMethodName        = "/quotad.v1.AdminService/Apply"
-	AdminService_SetOverride_FullMethodName  = "/quotad.v1.AdminService/SetOverride"
-	AdminService_ResetUsage_FullMethodName   = "/quotad.v1.AdminService/ResetUsage"
-	AdminService_Backup_FullMethodName       = "/quotad.v1.AdminService/Backup"
+	AdminService_SetBucket_FullMethodName     = "/quotad.v1.AdminService/SetBucket"
+	AdminService_DeleteBucket_FullMethodName  = "/quotad.v1.AdminService/DeleteBucket"
+	AdminService_Apply_FullMethodName         = "/quotad.v1.AdminService/Apply"
+	AdminService_SetOverride_FullMethodName   = "/quotad.v1.AdminService/SetOverride"
+	AdminService_ResetUsage_FullMethodName    = "/quotad.v1.AdminService/ResetUsage"
+	AdminService_Backup_FullMethodName        = "/quotad.v1.AdminService/Backup"
+	AdminService_ExplainAccess_FullMethodName = "/quotad.v1.AdminService/ExplainAccess"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -53,6 +54,8 @@ type AdminServiceClient interface {
 	// Sends a consistent copy of the ledger's file, one at a time. The server has checked the structure of the copy by then, but not
 	// what its records say: quotactl backup reads every record of what it received.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
+	// Tells whether somebody may do something with a bucket, by the policy in force, and why.
+	ExplainAccess(ctx context.Context, in *ExplainAccessRequest, opts ...grpc.CallOption) (*ExplainAccessResponse, error)
 }
 
 type adminServiceClient struct {
@@ -132,6 +135,16 @@ func (c *adminServiceClient) Backup(ctx context.Context, in *BackupRequest, opts
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_BackupClient = grpc.ServerStreamingClient[BackupResponse]
 
+func (c *adminServiceClient) ExplainAccess(ctx context.Context, in *ExplainAccessRequest, opts ...grpc.CallOption) (*ExplainAccessResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainAccessResponse)
+	err := c.cc.Invoke(ctx, AdminService_ExplainAccess_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -156,6 +169,8 @@ type AdminServiceServer interface {
 	// Sends a consistent copy of the ledger's file, one at a time. The server has checked the structure of the copy by then, but not
 	// what its records say: quotactl backup reads every record of what it received.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
+	// Tells whether somebody may do something with a bucket, by the policy in force, and why.
+	ExplainAccess(context.Context, *ExplainAccessRequest) (*ExplainAccessResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -183,6 +198,9 @@ func (UnimplementedAdminServiceServer) ResetUsage(context.Context, *ResetUsageRe
 }
 func (UnimplementedAdminServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
+}
+func (UnimplementedAdminServiceServer) ExplainAccess(context.Context, *ExplainAccessRequest) (*ExplainAccessResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainAccess not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -306,6 +324,24 @@ func _AdminService_Backup_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_BackupServer = grpc.ServerStreamingServer[BackupResponse]
 
+func _AdminService_ExplainAccess_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainAccessRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ExplainAccess(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ExplainAccess_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ExplainAccess(ctx, req.(*ExplainAccessRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -332,6 +368,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResetUsage",
 			Handler:    _AdminService_ResetUsage_Handler,
+		},
+		{
+			MethodName: "ExplainAccess",
+			Handler:    _AdminService_ExplainAccess_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

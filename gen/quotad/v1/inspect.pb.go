@@ -749,7 +749,10 @@ type WatchUsageResponse struct {
 	// Whether this message is a full picture rather than a change: the first, and after the watcher fell behind.
 	Full bool `protobuf:"varint,2,opt,name=full,proto3" json:"full,omitempty"`
 	// When the counts were read.
-	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// The thresholds that were crossed under the prefix since the message before, the oldest first; none in the first message. A
+	// watcher that fell behind by more than 1,000 is sent the newest.
+	Events        []*ThresholdEvent `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -801,6 +804,13 @@ func (x *WatchUsageResponse) GetFull() bool {
 func (x *WatchUsageResponse) GetTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Time
+	}
+	return nil
+}
+
+func (x *WatchUsageResponse) GetEvents() []*ThresholdEvent {
+	if x != nil {
+		return x.Events
 	}
 	return nil
 }
@@ -880,7 +890,7 @@ type AuditRecord struct {
 	Principal string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
 	// What was done: "set_bucket", "delete_bucket", "apply", "set_override", "reset", "configure", "adopt", "restore",
 	// "accept_clock",
-	// "migrate".
+	// "migrate", "access" (the policy or the tokens were read anew).
 	Action string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
 	// The bucket or pattern it was done to; empty where it concerns the daemon.
 	Bucket string `protobuf:"bytes,5,opt,name=bucket,proto3" json:"bucket,omitempty"`
@@ -889,7 +899,10 @@ type AuditRecord struct {
 	// How it stands after, in a line; empty if nothing is left.
 	After string `protobuf:"bytes,7,opt,name=after,proto3" json:"after,omitempty"`
 	// The reason that the caller gave.
-	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The SHA-256 of this record and of the hash of the one before it: docs/format.md says of which bytes. Empty for a record from
+	// before there was a chain, which the hash of the next record covers all the same.
+	Hash          []byte `protobuf:"bytes,9,opt,name=hash,proto3" json:"hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -980,6 +993,13 @@ func (x *AuditRecord) GetReason() string {
 	return ""
 }
 
+func (x *AuditRecord) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 // A page of the audit trail.
 type ListAuditResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -987,6 +1007,8 @@ type ListAuditResponse struct {
 	Records []*AuditRecord `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
 	// Where the next page starts; empty at the end.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Where the chain of all records begins and ends, as this page was read.
+	Chain         *AuditChain `protobuf:"bytes,3,opt,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1035,6 +1057,252 @@ func (x *ListAuditResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListAuditResponse) GetChain() *AuditChain {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+// The ends of the chain of audit records.
+type AuditChain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of the last record that has left by its age; 0 if none has. The chain begins after it.
+	BaseSequence int64 `protobuf:"varint,1,opt,name=base_sequence,json=baseSequence,proto3" json:"base_sequence,omitempty"`
+	// Its hash; empty if none has left.
+	BaseHash []byte `protobuf:"bytes,2,opt,name=base_hash,json=baseHash,proto3" json:"base_hash,omitempty"`
+	// The number of the newest record; 0 if there is none.
+	HeadSequence int64 `protobuf:"varint,3,opt,name=head_sequence,json=headSequence,proto3" json:"head_sequence,omitempty"`
+	// Its hash. Whoever notes it elsewhere can tell later that nothing up to it was changed.
+	HeadHash      []byte `protobuf:"bytes,4,opt,name=head_hash,json=headHash,proto3" json:"head_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditChain) Reset() {
+	*x = AuditChain{}
+	mi := &file_quotad_v1_inspect_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditChain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditChain) ProtoMessage() {}
+
+func (x *AuditChain) ProtoReflect() protoreflect.Message {
+	mi := &file_quotad_v1_inspect_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditChain.ProtoReflect.Descriptor instead.
+func (*AuditChain) Descriptor() ([]byte, []int) {
+	return file_quotad_v1_inspect_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AuditChain) GetBaseSequence() int64 {
+	if x != nil {
+		return x.BaseSequence
+	}
+	return 0
+}
+
+func (x *AuditChain) GetBaseHash() []byte {
+	if x != nil {
+		return x.BaseHash
+	}
+	return nil
+}
+
+func (x *AuditChain) GetHeadSequence() int64 {
+	if x != nil {
+		return x.HeadSequence
+	}
+	return 0
+}
+
+func (x *AuditChain) GetHeadHash() []byte {
+	if x != nil {
+		return x.HeadHash
+	}
+	return nil
+}
+
+// Asks who is asking.
+type WhoAmIRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoAmIRequest) Reset() {
+	*x = WhoAmIRequest{}
+	mi := &file_quotad_v1_inspect_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoAmIRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoAmIRequest) ProtoMessage() {}
+
+func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quotad_v1_inspect_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
+func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
+	return file_quotad_v1_inspect_proto_rawDescGZIP(), []int{15}
+}
+
+// Who is asking.
+type WhoAmIResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The principal, by its name in the policy; empty if it is none. "local" where there is no policy.
+	Principal string `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
+	// All that the call shows about its caller, such as "uid:1000" or "token:ci", what counts most first.
+	Identities []string `protobuf:"bytes,2,rep,name=identities,proto3" json:"identities,omitempty"`
+	// What it may do; empty for nothing.
+	Grants []*Grant `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`
+	// Whether there is a policy. Without one everybody who reaches quotad may do everything.
+	Policy        bool `protobuf:"varint,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoAmIResponse) Reset() {
+	*x = WhoAmIResponse{}
+	mi := &file_quotad_v1_inspect_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoAmIResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoAmIResponse) ProtoMessage() {}
+
+func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quotad_v1_inspect_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
+func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
+	return file_quotad_v1_inspect_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WhoAmIResponse) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetIdentities() []string {
+	if x != nil {
+		return x.Identities
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetGrants() []*Grant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetPolicy() bool {
+	if x != nil {
+		return x.Policy
+	}
+	return false
+}
+
+// What may be done with which buckets.
+type Grant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "acquire", "settle", "inspect" or "admin".
+	Verb string `protobuf:"bytes,1,opt,name=verb,proto3" json:"verb,omitempty"`
+	// The buckets, as the policy has them: names, and patterns in which * stands for one segment and a ** at the end for one or
+	// more.
+	Buckets       []string `protobuf:"bytes,2,rep,name=buckets,proto3" json:"buckets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grant) Reset() {
+	*x = Grant{}
+	mi := &file_quotad_v1_inspect_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grant) ProtoMessage() {}
+
+func (x *Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_quotad_v1_inspect_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grant.ProtoReflect.Descriptor instead.
+func (*Grant) Descriptor() ([]byte, []int) {
+	return file_quotad_v1_inspect_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Grant) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *Grant) GetBuckets() []string {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
 // Asks how the daemon is.
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1044,7 +1312,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_quotad_v1_inspect_proto_msgTypes[14]
+	mi := &file_quotad_v1_inspect_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1324,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quotad_v1_inspect_proto_msgTypes[14]
+	mi := &file_quotad_v1_inspect_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1337,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_quotad_v1_inspect_proto_rawDescGZIP(), []int{14}
+	return file_quotad_v1_inspect_proto_rawDescGZIP(), []int{18}
 }
 
 // How the daemon is.
@@ -1107,7 +1375,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_quotad_v1_inspect_proto_msgTypes[15]
+	mi := &file_quotad_v1_inspect_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1387,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quotad_v1_inspect_proto_msgTypes[15]
+	mi := &file_quotad_v1_inspect_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1400,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_quotad_v1_inspect_proto_rawDescGZIP(), []int{15}
+	return file_quotad_v1_inspect_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -1283,16 +1551,17 @@ const file_quotad_v1_inspect_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"b\n" +
 	"\x11WatchUsageRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x125\n" +
-	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\x88\x01\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\xbb\x01\n" +
 	"\x12WatchUsageResponse\x12.\n" +
 	"\bbalances\x18\x01 \x03(\v2\x12.quotad.v1.BalanceR\bbalances\x12\x12\n" +
 	"\x04full\x18\x02 \x01(\bR\x04full\x12.\n" +
-	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"f\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x121\n" +
+	"\x06events\x18\x04 \x03(\v2\x19.quotad.v1.ThresholdEventR\x06events\"f\n" +
 	"\x10ListAuditRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\xed\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x81\x02\n" +
 	"\vAuditRecord\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1c\n" +
@@ -1301,10 +1570,29 @@ const file_quotad_v1_inspect_proto_rawDesc = "" +
 	"\x06bucket\x18\x05 \x01(\tR\x06bucket\x12\x16\n" +
 	"\x06before\x18\x06 \x01(\tR\x06before\x12\x14\n" +
 	"\x05after\x18\a \x01(\tR\x05after\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason\"m\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x12\n" +
+	"\x04hash\x18\t \x01(\fR\x04hash\"\x9a\x01\n" +
 	"\x11ListAuditResponse\x120\n" +
 	"\arecords\x18\x01 \x03(\v2\x16.quotad.v1.AuditRecordR\arecords\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x12\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12+\n" +
+	"\x05chain\x18\x03 \x01(\v2\x15.quotad.v1.AuditChainR\x05chain\"\x90\x01\n" +
+	"\n" +
+	"AuditChain\x12#\n" +
+	"\rbase_sequence\x18\x01 \x01(\x03R\fbaseSequence\x12\x1b\n" +
+	"\tbase_hash\x18\x02 \x01(\fR\bbaseHash\x12#\n" +
+	"\rhead_sequence\x18\x03 \x01(\x03R\fheadSequence\x12\x1b\n" +
+	"\thead_hash\x18\x04 \x01(\fR\bheadHash\"\x0f\n" +
+	"\rWhoAmIRequest\"\x90\x01\n" +
+	"\x0eWhoAmIResponse\x12\x1c\n" +
+	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x1e\n" +
+	"\n" +
+	"identities\x18\x02 \x03(\tR\n" +
+	"identities\x12(\n" +
+	"\x06grants\x18\x03 \x03(\v2\x10.quotad.v1.GrantR\x06grants\x12\x16\n" +
+	"\x06policy\x18\x04 \x01(\bR\x06policy\"5\n" +
+	"\x05Grant\x12\x12\n" +
+	"\x04verb\x18\x01 \x01(\tR\x04verb\x12\x18\n" +
+	"\abuckets\x18\x02 \x03(\tR\abuckets\"\x12\n" +
 	"\x10GetStatusRequest\"\xa8\x04\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x129\n" +
@@ -1323,7 +1611,7 @@ const file_quotad_v1_inspect_proto_rawDesc = "" +
 	" \x01(\x03R\x0fundeclaredNames\x120\n" +
 	"\x14undeclared_names_max\x18\v \x01(\x03R\x12undeclaredNamesMax\x121\n" +
 	"\x06retain\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06retain\x12+\n" +
-	"\x11open_reservations\x18\r \x01(\x03R\x10openReservations2\xcb\x04\n" +
+	"\x11open_reservations\x18\r \x01(\x03R\x10openReservations2\x8f\x05\n" +
 	"\x0eInspectService\x12Q\n" +
 	"\vListBuckets\x12\x1d.quotad.v1.ListBucketsRequest\x1a\x1e.quotad.v1.ListBucketsResponse\"\x03\x90\x02\x01\x12K\n" +
 	"\tGetBucket\x12\x1b.quotad.v1.GetBucketRequest\x1a\x1c.quotad.v1.GetBucketResponse\"\x03\x90\x02\x01\x12K\n" +
@@ -1332,7 +1620,8 @@ const file_quotad_v1_inspect_proto_rawDesc = "" +
 	"\n" +
 	"WatchUsage\x12\x1c.quotad.v1.WatchUsageRequest\x1a\x1d.quotad.v1.WatchUsageResponse\"\x03\x90\x02\x010\x01\x12K\n" +
 	"\tListAudit\x12\x1b.quotad.v1.ListAuditRequest\x1a\x1c.quotad.v1.ListAuditResponse\"\x03\x90\x02\x01\x12K\n" +
-	"\tGetStatus\x12\x1b.quotad.v1.GetStatusRequest\x1a\x1c.quotad.v1.GetStatusResponse\"\x03\x90\x02\x01B1Z/github.com/quotad/quotad/gen/quotad/v1;quotadv1b\x06proto3"
+	"\tGetStatus\x12\x1b.quotad.v1.GetStatusRequest\x1a\x1c.quotad.v1.GetStatusResponse\"\x03\x90\x02\x01\x12B\n" +
+	"\x06WhoAmI\x12\x18.quotad.v1.WhoAmIRequest\x1a\x19.quotad.v1.WhoAmIResponse\"\x03\x90\x02\x01B1Z/github.com/quotad/quotad/gen/quotad/v1;quotadv1b\x06proto3"
 
 var (
 	file_quotad_v1_inspect_proto_rawDescOnce sync.Once
@@ -1346,7 +1635,7 @@ func file_quotad_v1_inspect_proto_rawDescGZIP() []byte {
 	return file_quotad_v1_inspect_proto_rawDescData
 }
 
-var file_quotad_v1_inspect_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_quotad_v1_inspect_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_quotad_v1_inspect_proto_goTypes = []any{
 	(*BucketView)(nil),               // 0: quotad.v1.BucketView
 	(*ListBucketsRequest)(nil),       // 1: quotad.v1.ListBucketsRequest
@@ -1362,61 +1651,71 @@ var file_quotad_v1_inspect_proto_goTypes = []any{
 	(*ListAuditRequest)(nil),         // 11: quotad.v1.ListAuditRequest
 	(*AuditRecord)(nil),              // 12: quotad.v1.AuditRecord
 	(*ListAuditResponse)(nil),        // 13: quotad.v1.ListAuditResponse
-	(*GetStatusRequest)(nil),         // 14: quotad.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),        // 15: quotad.v1.GetStatusResponse
-	(*Bucket)(nil),                   // 16: quotad.v1.Bucket
-	(*Limit)(nil),                    // 17: quotad.v1.Limit
-	(*Balance)(nil),                  // 18: quotad.v1.Balance
-	(*durationpb.Duration)(nil),      // 19: google.protobuf.Duration
-	(OnExpiry)(0),                    // 20: quotad.v1.OnExpiry
-	(*Estimate)(nil),                 // 21: quotad.v1.Estimate
-	(Window)(0),                      // 22: quotad.v1.Window
-	(ReservationState)(0),            // 23: quotad.v1.ReservationState
-	(*Reservation)(nil),              // 24: quotad.v1.Reservation
-	(*timestamppb.Timestamp)(nil),    // 25: google.protobuf.Timestamp
+	(*AuditChain)(nil),               // 14: quotad.v1.AuditChain
+	(*WhoAmIRequest)(nil),            // 15: quotad.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),           // 16: quotad.v1.WhoAmIResponse
+	(*Grant)(nil),                    // 17: quotad.v1.Grant
+	(*GetStatusRequest)(nil),         // 18: quotad.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),        // 19: quotad.v1.GetStatusResponse
+	(*Bucket)(nil),                   // 20: quotad.v1.Bucket
+	(*Limit)(nil),                    // 21: quotad.v1.Limit
+	(*Balance)(nil),                  // 22: quotad.v1.Balance
+	(*durationpb.Duration)(nil),      // 23: google.protobuf.Duration
+	(OnExpiry)(0),                    // 24: quotad.v1.OnExpiry
+	(*Estimate)(nil),                 // 25: quotad.v1.Estimate
+	(Window)(0),                      // 26: quotad.v1.Window
+	(ReservationState)(0),            // 27: quotad.v1.ReservationState
+	(*Reservation)(nil),              // 28: quotad.v1.Reservation
+	(*timestamppb.Timestamp)(nil),    // 29: google.protobuf.Timestamp
+	(*ThresholdEvent)(nil),           // 30: quotad.v1.ThresholdEvent
 }
 var file_quotad_v1_inspect_proto_depIdxs = []int32{
-	16, // 0: quotad.v1.BucketView.declared:type_name -> quotad.v1.Bucket
-	17, // 1: quotad.v1.BucketView.limits:type_name -> quotad.v1.Limit
-	18, // 2: quotad.v1.BucketView.balances:type_name -> quotad.v1.Balance
-	19, // 3: quotad.v1.BucketView.hold:type_name -> google.protobuf.Duration
-	20, // 4: quotad.v1.BucketView.on_expiry:type_name -> quotad.v1.OnExpiry
-	21, // 5: quotad.v1.BucketView.estimates:type_name -> quotad.v1.Estimate
+	20, // 0: quotad.v1.BucketView.declared:type_name -> quotad.v1.Bucket
+	21, // 1: quotad.v1.BucketView.limits:type_name -> quotad.v1.Limit
+	22, // 2: quotad.v1.BucketView.balances:type_name -> quotad.v1.Balance
+	23, // 3: quotad.v1.BucketView.hold:type_name -> google.protobuf.Duration
+	24, // 4: quotad.v1.BucketView.on_expiry:type_name -> quotad.v1.OnExpiry
+	25, // 5: quotad.v1.BucketView.estimates:type_name -> quotad.v1.Estimate
 	0,  // 6: quotad.v1.ListBucketsResponse.buckets:type_name -> quotad.v1.BucketView
 	0,  // 7: quotad.v1.GetBucketResponse.bucket:type_name -> quotad.v1.BucketView
-	22, // 8: quotad.v1.ListUsageRequest.window:type_name -> quotad.v1.Window
-	18, // 9: quotad.v1.ListUsageResponse.usage:type_name -> quotad.v1.Balance
-	23, // 10: quotad.v1.ListReservationsRequest.state:type_name -> quotad.v1.ReservationState
-	19, // 11: quotad.v1.ListReservationsRequest.min_age:type_name -> google.protobuf.Duration
-	24, // 12: quotad.v1.ListReservationsResponse.reservations:type_name -> quotad.v1.Reservation
-	19, // 13: quotad.v1.WatchUsageRequest.interval:type_name -> google.protobuf.Duration
-	18, // 14: quotad.v1.WatchUsageResponse.balances:type_name -> quotad.v1.Balance
-	25, // 15: quotad.v1.WatchUsageResponse.time:type_name -> google.protobuf.Timestamp
-	25, // 16: quotad.v1.AuditRecord.time:type_name -> google.protobuf.Timestamp
-	12, // 17: quotad.v1.ListAuditResponse.records:type_name -> quotad.v1.AuditRecord
-	25, // 18: quotad.v1.GetStatusResponse.start_time:type_name -> google.protobuf.Timestamp
-	25, // 19: quotad.v1.GetStatusResponse.ledger_time:type_name -> google.protobuf.Timestamp
-	17, // 20: quotad.v1.GetStatusResponse.default_limits:type_name -> quotad.v1.Limit
-	19, // 21: quotad.v1.GetStatusResponse.retain:type_name -> google.protobuf.Duration
-	1,  // 22: quotad.v1.InspectService.ListBuckets:input_type -> quotad.v1.ListBucketsRequest
-	3,  // 23: quotad.v1.InspectService.GetBucket:input_type -> quotad.v1.GetBucketRequest
-	5,  // 24: quotad.v1.InspectService.ListUsage:input_type -> quotad.v1.ListUsageRequest
-	7,  // 25: quotad.v1.InspectService.ListReservations:input_type -> quotad.v1.ListReservationsRequest
-	9,  // 26: quotad.v1.InspectService.WatchUsage:input_type -> quotad.v1.WatchUsageRequest
-	11, // 27: quotad.v1.InspectService.ListAudit:input_type -> quotad.v1.ListAuditRequest
-	14, // 28: quotad.v1.InspectService.GetStatus:input_type -> quotad.v1.GetStatusRequest
-	2,  // 29: quotad.v1.InspectService.ListBuckets:output_type -> quotad.v1.ListBucketsResponse
-	4,  // 30: quotad.v1.InspectService.GetBucket:output_type -> quotad.v1.GetBucketResponse
-	6,  // 31: quotad.v1.InspectService.ListUsage:output_type -> quotad.v1.ListUsageResponse
-	8,  // 32: quotad.v1.InspectService.ListReservations:output_type -> quotad.v1.ListReservationsResponse
-	10, // 33: quotad.v1.InspectService.WatchUsage:output_type -> quotad.v1.WatchUsageResponse
-	13, // 34: quotad.v1.InspectService.ListAudit:output_type -> quotad.v1.ListAuditResponse
-	15, // 35: quotad.v1.InspectService.GetStatus:output_type -> quotad.v1.GetStatusResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	26, // 8: quotad.v1.ListUsageRequest.window:type_name -> quotad.v1.Window
+	22, // 9: quotad.v1.ListUsageResponse.usage:type_name -> quotad.v1.Balance
+	27, // 10: quotad.v1.ListReservationsRequest.state:type_name -> quotad.v1.ReservationState
+	23, // 11: quotad.v1.ListReservationsRequest.min_age:type_name -> google.protobuf.Duration
+	28, // 12: quotad.v1.ListReservationsResponse.reservations:type_name -> quotad.v1.Reservation
+	23, // 13: quotad.v1.WatchUsageRequest.interval:type_name -> google.protobuf.Duration
+	22, // 14: quotad.v1.WatchUsageResponse.balances:type_name -> quotad.v1.Balance
+	29, // 15: quotad.v1.WatchUsageResponse.time:type_name -> google.protobuf.Timestamp
+	30, // 16: quotad.v1.WatchUsageResponse.events:type_name -> quotad.v1.ThresholdEvent
+	29, // 17: quotad.v1.AuditRecord.time:type_name -> google.protobuf.Timestamp
+	12, // 18: quotad.v1.ListAuditResponse.records:type_name -> quotad.v1.AuditRecord
+	14, // 19: quotad.v1.ListAuditResponse.chain:type_name -> quotad.v1.AuditChain
+	17, // 20: quotad.v1.WhoAmIResponse.grants:type_name -> quotad.v1.Grant
+	29, // 21: quotad.v1.GetStatusResponse.start_time:type_name -> google.protobuf.Timestamp
+	29, // 22: quotad.v1.GetStatusResponse.ledger_time:type_name -> google.protobuf.Timestamp
+	21, // 23: quotad.v1.GetStatusResponse.default_limits:type_name -> quotad.v1.Limit
+	23, // 24: quotad.v1.GetStatusResponse.retain:type_name -> google.protobuf.Duration
+	1,  // 25: quotad.v1.InspectService.ListBuckets:input_type -> quotad.v1.ListBucketsRequest
+	3,  // 26: quotad.v1.InspectService.GetBucket:input_type -> quotad.v1.GetBucketRequest
+	5,  // 27: quotad.v1.InspectService.ListUsage:input_type -> quotad.v1.ListUsageRequest
+	7,  // 28: quotad.v1.InspectService.ListReservations:input_type -> quotad.v1.ListReservationsRequest
+	9,  // 29: quotad.v1.InspectService.WatchUsage:input_type -> quotad.v1.WatchUsageRequest
+	11, // 30: quotad.v1.InspectService.ListAudit:input_type -> quotad.v1.ListAuditRequest
+	18, // 31: quotad.v1.InspectService.GetStatus:input_type -> quotad.v1.GetStatusRequest
+	15, // 32: quotad.v1.InspectService.WhoAmI:input_type -> quotad.v1.WhoAmIRequest
+	2,  // 33: quotad.v1.InspectService.ListBuckets:output_type -> quotad.v1.ListBucketsResponse
+	4,  // 34: quotad.v1.InspectService.GetBucket:output_type -> quotad.v1.GetBucketResponse
+	6,  // 35: quotad.v1.InspectService.ListUsage:output_type -> quotad.v1.ListUsageResponse
+	8,  // 36: quotad.v1.InspectService.ListReservations:output_type -> quotad.v1.ListReservationsResponse
+	10, // 37: quotad.v1.InspectService.WatchUsage:output_type -> quotad.v1.WatchUsageResponse
+	13, // 38: quotad.v1.InspectService.ListAudit:output_type -> quotad.v1.ListAuditResponse
+	19, // 39: quotad.v1.InspectService.GetStatus:output_type -> quotad.v1.GetStatusResponse
+	16, // 40: quotad.v1.InspectService.WhoAmI:output_type -> quotad.v1.WhoAmIResponse
+	33, // [33:41] is the sub-list for method output_type
+	25, // [25:33] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_quotad_v1_inspect_proto_init() }
@@ -1431,7 +1730,7 @@ func file_quotad_v1_inspect_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quotad_v1_inspect_proto_rawDesc), len(file_quotad_v1_inspect_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	InspectService_WatchUsage_FullMethodName       = "/quotad.v1.InspectService/WatchUsage"
 	InspectService_ListAudit_FullMethodName        = "/quotad.v1.InspectService/ListAudit"
 	InspectService_GetStatus_FullMethodName        = "/quotad.v1.InspectService/GetStatus"
+	InspectService_WhoAmI_FullMethodName           = "/quotad.v1.InspectService/WhoAmI"
 )
 
 // InspectServiceClient is the client API for InspectService service.
@@ -52,6 +53,8 @@ type InspectServiceClient interface {
 	ListAudit(ctx context.Context, in *ListAuditRequest, opts ...grpc.CallOption) (*ListAuditResponse, error)
 	// Describes the daemon: its version, what it runs on and with, and how it is.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
+	// Tells its caller who quotad takes it for, and what that one may do. Everybody may ask, also who may do nothing else.
+	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
 }
 
 type inspectServiceClient struct {
@@ -141,6 +144,16 @@ func (c *inspectServiceClient) GetStatus(ctx context.Context, in *GetStatusReque
 	return out, nil
 }
 
+func (c *inspectServiceClient) WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WhoAmIResponse)
+	err := c.cc.Invoke(ctx, InspectService_WhoAmI_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // InspectServiceServer is the server API for InspectService service.
 // All implementations must embed UnimplementedInspectServiceServer
 // for forward compatibility.
@@ -163,6 +176,8 @@ type InspectServiceServer interface {
 	ListAudit(context.Context, *ListAuditRequest) (*ListAuditResponse, error)
 	// Describes the daemon: its version, what it runs on and with, and how it is.
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
+	// Tells its caller who quotad takes it for, and what that one may do. Everybody may ask, also who may do nothing else.
+	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
 	mustEmbedUnimplementedInspectServiceServer()
 }
 
@@ -193,6 +208,9 @@ func (UnimplementedInspectServiceServer) ListAudit(context.Context, *ListAuditRe
 }
 func (UnimplementedInspectServiceServer) GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
+}
+func (UnimplementedInspectServiceServer) WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WhoAmI not implemented")
 }
 func (UnimplementedInspectServiceServer) mustEmbedUnimplementedInspectServiceServer() {}
 func (UnimplementedInspectServiceServer) testEmbeddedByValue()                        {}
@@ -334,6 +352,24 @@ func _InspectService_GetStatus_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _InspectService_WhoAmI_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoAmIRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InspectServiceServer).WhoAmI(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: InspectService_WhoAmI_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InspectServiceServer).WhoAmI(ctx, req.(*WhoAmIRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // InspectService_ServiceDesc is the grpc.ServiceDesc for InspectService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -364,6 +400,10 @@ var InspectService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetStatus",
 			Handler:    _InspectService_GetStatus_Handler,
+		},
+		{
+			MethodName: "WhoAmI",
+			Handler:    _InspectService_WhoAmI_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

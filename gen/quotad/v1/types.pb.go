@@ -760,7 +760,9 @@ type Bucket struct {
 	Hold *durationpb.Duration `protobuf:"bytes,9,opt,name=hold,proto3" json:"hold,omitempty"`
 	// What a call is taken to need where its caller does not say: for a charge without an amount, and for an acquire without
 	// charges. A unit may be named once; at most 32.
-	Estimates     []*Estimate `protobuf:"bytes,10,rep,name=estimates,proto3" json:"estimates,omitempty"`
+	Estimates []*Estimate `protobuf:"bytes,10,rep,name=estimates,proto3" json:"estimates,omitempty"`
+	// At which shares of each limit an event tells that so much is used; absent means the daemon's --thresholds.
+	Thresholds    *Thresholds `protobuf:"bytes,11,opt,name=thresholds,proto3" json:"thresholds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -861,6 +863,13 @@ func (x *Bucket) GetHold() *durationpb.Duration {
 func (x *Bucket) GetEstimates() []*Estimate {
 	if x != nil {
 		return x.Estimates
+	}
+	return nil
+}
+
+func (x *Bucket) GetThresholds() *Thresholds {
+	if x != nil {
+		return x.Thresholds
 	}
 	return nil
 }
@@ -1056,6 +1065,127 @@ func (x *Reservation) GetOnExpiry() OnExpiry {
 	return OnExpiry_ON_EXPIRY_UNSPECIFIED
 }
 
+// Shares of a limit at which something is told.
+type Thresholds struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In percent of the limit, rising: 1 to 1,000, at most 8; none means that nothing is told. More than 100 is reached by settlements
+	// alone.
+	Percent       []int32 `protobuf:"varint,1,rep,packed,name=percent,proto3" json:"percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Thresholds) Reset() {
+	*x = Thresholds{}
+	mi := &file_quotad_v1_types_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Thresholds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Thresholds) ProtoMessage() {}
+
+func (x *Thresholds) ProtoReflect() protoreflect.Message {
+	mi := &file_quotad_v1_types_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Thresholds.ProtoReflect.Descriptor instead.
+func (*Thresholds) Descriptor() ([]byte, []int) {
+	return file_quotad_v1_types_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Thresholds) GetPercent() []int32 {
+	if x != nil {
+		return x.Percent
+	}
+	return nil
+}
+
+// A share of a limit was reached. There is at most one for a threshold, a bucket, a unit and a window: it is written in the
+// transaction that crossed it.
+type ThresholdEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id, for telling it from others and from itself when it is sent again; they rise with time.
+	Id int64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// When it was crossed.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// The threshold, in percent.
+	Percent int32 `protobuf:"varint,3,opt,name=percent,proto3" json:"percent,omitempty"`
+	// The count as that transaction left it.
+	Balance       *Balance `protobuf:"bytes,4,opt,name=balance,proto3" json:"balance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ThresholdEvent) Reset() {
+	*x = ThresholdEvent{}
+	mi := &file_quotad_v1_types_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ThresholdEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ThresholdEvent) ProtoMessage() {}
+
+func (x *ThresholdEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_quotad_v1_types_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ThresholdEvent.ProtoReflect.Descriptor instead.
+func (*ThresholdEvent) Descriptor() ([]byte, []int) {
+	return file_quotad_v1_types_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ThresholdEvent) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ThresholdEvent) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *ThresholdEvent) GetPercent() int32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *ThresholdEvent) GetBalance() *Balance {
+	if x != nil {
+		return x.Balance
+	}
+	return nil
+}
+
 var File_quotad_v1_types_proto protoreflect.FileDescriptor
 
 const file_quotad_v1_types_proto_rawDesc = "" +
@@ -1107,7 +1237,7 @@ const file_quotad_v1_types_proto_rawDesc = "" +
 	"\x05Limit\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12)\n" +
 	"\x06window\x18\x02 \x01(\x0e2\x11.quotad.v1.WindowR\x06window\x12\x10\n" +
-	"\x03max\x18\x03 \x01(\x03R\x03max\"\x89\x03\n" +
+	"\x03max\x18\x03 \x01(\x03R\x03max\"\xc0\x03\n" +
 	"\x06Bucket\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
 	"\x06limits\x18\x02 \x03(\v2\x10.quotad.v1.LimitR\x06limits\x12\x12\n" +
@@ -1119,7 +1249,10 @@ const file_quotad_v1_types_proto_rawDesc = "" +
 	"\rmax_in_flight\x18\b \x01(\x03R\vmaxInFlight\x12-\n" +
 	"\x04hold\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04hold\x121\n" +
 	"\testimates\x18\n" +
-	" \x03(\v2\x13.quotad.v1.EstimateR\testimates\"6\n" +
+	" \x03(\v2\x13.quotad.v1.EstimateR\testimates\x125\n" +
+	"\n" +
+	"thresholds\x18\v \x01(\v2\x15.quotad.v1.ThresholdsR\n" +
+	"thresholds\"6\n" +
 	"\bEstimate\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12\x16\n" +
 	"\x06amount\x18\x02 \x01(\x03R\x06amount\"\xe6\x03\n" +
@@ -1138,7 +1271,15 @@ const file_quotad_v1_types_proto_rawDesc = "" +
 	"\bend_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x12\n" +
 	"\x04late\x18\n" +
 	" \x01(\bR\x04late\x120\n" +
-	"\ton_expiry\x18\v \x01(\x0e2\x13.quotad.v1.OnExpiryR\bonExpiry*\x99\x01\n" +
+	"\ton_expiry\x18\v \x01(\x0e2\x13.quotad.v1.OnExpiryR\bonExpiry\"&\n" +
+	"\n" +
+	"Thresholds\x12\x18\n" +
+	"\apercent\x18\x01 \x03(\x05R\apercent\"\x98\x01\n" +
+	"\x0eThresholdEvent\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
+	"\apercent\x18\x03 \x01(\x05R\apercent\x12,\n" +
+	"\abalance\x18\x04 \x01(\v2\x12.quotad.v1.BalanceR\abalance*\x99\x01\n" +
 	"\x06Window\x12\x16\n" +
 	"\x12WINDOW_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rWINDOW_MINUTE\x10\x01\x12\x0f\n" +
@@ -1178,7 +1319,7 @@ func file_quotad_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_quotad_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_quotad_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_quotad_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_quotad_v1_types_proto_goTypes = []any{
 	(Window)(0),                   // 0: quotad.v1.Window
 	(OnExpiry)(0),                 // 1: quotad.v1.OnExpiry
@@ -1192,35 +1333,40 @@ var file_quotad_v1_types_proto_goTypes = []any{
 	(*Bucket)(nil),                // 9: quotad.v1.Bucket
 	(*Estimate)(nil),              // 10: quotad.v1.Estimate
 	(*Reservation)(nil),           // 11: quotad.v1.Reservation
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*Thresholds)(nil),            // 12: quotad.v1.Thresholds
+	(*ThresholdEvent)(nil),        // 13: quotad.v1.ThresholdEvent
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
 }
 var file_quotad_v1_types_proto_depIdxs = []int32{
 	0,  // 0: quotad.v1.Charge.ceiling_window:type_name -> quotad.v1.Window
 	0,  // 1: quotad.v1.Balance.window:type_name -> quotad.v1.Window
-	12, // 2: quotad.v1.Balance.start:type_name -> google.protobuf.Timestamp
-	12, // 3: quotad.v1.Balance.end:type_name -> google.protobuf.Timestamp
+	14, // 2: quotad.v1.Balance.start:type_name -> google.protobuf.Timestamp
+	14, // 3: quotad.v1.Balance.end:type_name -> google.protobuf.Timestamp
 	5,  // 4: quotad.v1.Violation.balance:type_name -> quotad.v1.Balance
 	6,  // 5: quotad.v1.Denial.violations:type_name -> quotad.v1.Violation
-	12, // 6: quotad.v1.Denial.retry_at:type_name -> google.protobuf.Timestamp
+	14, // 6: quotad.v1.Denial.retry_at:type_name -> google.protobuf.Timestamp
 	0,  // 7: quotad.v1.Limit.window:type_name -> quotad.v1.Window
 	8,  // 8: quotad.v1.Bucket.limits:type_name -> quotad.v1.Limit
 	1,  // 9: quotad.v1.Bucket.on_expiry:type_name -> quotad.v1.OnExpiry
 	2,  // 10: quotad.v1.Bucket.source:type_name -> quotad.v1.Source
-	13, // 11: quotad.v1.Bucket.hold:type_name -> google.protobuf.Duration
+	15, // 11: quotad.v1.Bucket.hold:type_name -> google.protobuf.Duration
 	10, // 12: quotad.v1.Bucket.estimates:type_name -> quotad.v1.Estimate
-	4,  // 13: quotad.v1.Reservation.charges:type_name -> quotad.v1.Charge
-	3,  // 14: quotad.v1.Reservation.state:type_name -> quotad.v1.ReservationState
-	12, // 15: quotad.v1.Reservation.create_time:type_name -> google.protobuf.Timestamp
-	12, // 16: quotad.v1.Reservation.expire_time:type_name -> google.protobuf.Timestamp
-	4,  // 17: quotad.v1.Reservation.settled:type_name -> quotad.v1.Charge
-	12, // 18: quotad.v1.Reservation.end_time:type_name -> google.protobuf.Timestamp
-	1,  // 19: quotad.v1.Reservation.on_expiry:type_name -> quotad.v1.OnExpiry
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	12, // 13: quotad.v1.Bucket.thresholds:type_name -> quotad.v1.Thresholds
+	4,  // 14: quotad.v1.Reservation.charges:type_name -> quotad.v1.Charge
+	3,  // 15: quotad.v1.Reservation.state:type_name -> quotad.v1.ReservationState
+	14, // 16: quotad.v1.Reservation.create_time:type_name -> google.protobuf.Timestamp
+	14, // 17: quotad.v1.Reservation.expire_time:type_name -> google.protobuf.Timestamp
+	4,  // 18: quotad.v1.Reservation.settled:type_name -> quotad.v1.Charge
+	14, // 19: quotad.v1.Reservation.end_time:type_name -> google.protobuf.Timestamp
+	1,  // 20: quotad.v1.Reservation.on_expiry:type_name -> quotad.v1.OnExpiry
+	14, // 21: quotad.v1.ThresholdEvent.time:type_name -> google.protobuf.Timestamp
+	5,  // 22: quotad.v1.ThresholdEvent.balance:type_name -> quotad.v1.Balance
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_quotad_v1_types_proto_init() }
@@ -1236,7 +1382,7 @@ func file_quotad_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quotad_v1_types_proto_rawDesc), len(file_quotad_v1_types_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
