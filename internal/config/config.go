@@ -245,6 +245,10 @@ func (c *Config) String() string {
 			values[i] = printed(v)
 		}
 		value := strings.Join(values, ", ")
+		if k.secret && value != "" {
+			fmt.Fprintf(&s, "# %s: (set, and not shown) # %s\n", k.name, c.origins[k.name])
+			continue
+		}
 		if k.list {
 			value = "[" + value + "]"
 		}

@@ -48,7 +48,9 @@ func TestDefaults(t *testing.T) {
 		Admin:  Address{"tcp", "127.0.0.1:7071"},
 		Defaults: quota.Defaults{
 			Limits: []quota.Limit{{Unit: quota.Calls, Span: window.Day, Max: 50}}, Zone: "UTC", UndeclaredLive: 10_000,
+			Thresholds: quota.Thresholds{80, 100},
 		},
+		SocketMode: 0o600, TLSClients: "require",
 		Retain: store.DefaultRetain, MaxSize: boltengine.DefaultMaxSize, LogFormat: "auto", LogLevel: slog.LevelInfo, DrainTimeout: 10 * time.Second,
 	}
 	got := *c
@@ -102,6 +104,7 @@ func TestPrecedence(t *testing.T) {
 // TestRefusals holds what Parse says of what is wrong, as the user reads it.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
+	const remote = ` can be reached from other machines: want --tls-cert, --tls-key and --policy with it, or an address of this machine alone, such as 127.0.0.1:7070 or unix:///run/quotad/quotad.sock`
 	withData := func(args ...string) []string { return append([]string{"--data", "d"}, args...) }
 	for _, test := range []struct {
 		args []string
@@ -135,6 +138,34 @@ func TestRefusals(t *testing.T) {
 		{args: withData("--log-level", "loud"), want: `--log-level: "loud" is unknown; want debug, info, warn or error`},
 		{args: withData("--log-format", "xml"), want: `--log-format: "xml" is unknown; want one of auto, text, json`},
 		{args: withData("--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"), want: "127.0.0.1:1 is to be listened on twice: keep one"},
+		{args: withData("--control-listen", "unix:///q", "--control-listen", "unix:///q"), want: "unix:///q is to be listened on twice: keep one"},
+		{args: withData("--control-listen", "127.0.0.1:7070"), want: "127.0.0.1:7070 is given for listen and for control-listen: want two different addresses"},
+		{args: withData("--probe-listen", "127.0.0.1:7071"), want: "127.0.0.1:7071 is given for admin-listen and for probe-listen: want two different addresses"},
+		{args: withData("--listen", "0.0.0.0:7070"), want: `"0.0.0.0:7070"` + remote},
+		{args: withData("--listen", "0.0.0.0:7070", "--policy", "p"), want: `"0.0.0.0:7070"` + remote},
+		{args: withData("--listen", "0.0.0.0:7070", "--tls-cert", "c", "--tls-key", "k"), want: `"0.0.0.0:7070"` + remote},
+		{args: withData("--control-listen", "10.0.0.7:7070"), want: `"10.0.0.7:7070"` + remote},
+		{args: withData("--admin-listen", "[::]:7071"), want: `admin-listen: "[::]:7071" can be reached from other machines: want --admin-remote, if they may read metrics and probes in the clear, or 127.0.0.1`},
+		{args: withData("--listen", ":7070"), want: `--listen: ":7070" names no host; want 127.0.0.1:7070, or 0.0.0.0:7070 for every address of this machine`},
+		{args: withData("--socket-mode", "0777"), want: `--socket-mode: "0777" is not a mode for a socket; want 0600 (its owner), 0660 (its group too) or 0666 (everybody, for a policy to tell apart)`},
+		{args: withData("--socket-group", "a b"), want: `--socket-group: "a b" is not a name or a number`},
+		{args: withData("--socket-group", "apps"), want: "--socket-group apps without --socket-mode 0660: the group could not use the socket; want both or neither"},
+		{args: withData("--tls-cert", "c"), want: "--tls-cert without --tls-key: a certificate is of no use without its key; want both"},
+		{args: withData("--tls-key", "k"), want: "--tls-key without --tls-cert: a key is of no use without its certificate; want both"},
+		{args: withData("--tls-client-ca", "ca"), want: "--tls-client-ca without --tls-cert: clients show certificates only over TLS; want --tls-cert and --tls-key too"},
+		{args: withData("--tls-clients", "maybe"), want: `--tls-clients: "maybe" is unknown; want one of require, optional`},
+		{args: withData("--tls-clients", "optional"), want: "--tls-clients optional without --tls-client-ca: no certificates are asked for anyway; want the CA, or leave it out"},
+		{args: withData("--tokens", "t"), want: "--tokens without --policy: a token says who calls, and a policy what they may do; want both"},
+		{args: withData("--webhook", "https://x.example"), want: "--webhook without --webhook-key: events are signed, so that their receiver can tell them from forgeries; want the file of the key"},
+		{args: withData("--webhook-key", "k"), want: "--webhook-key without --webhook: there is nothing to sign; want the URL that events are sent to"},
+		{args: withData("--webhook", "ftp://secret"), want: "--webhook: is not a URL of http or https with a host; want one such as https://hooks.example.org/quotad"},
+		{args: withData("--webhook", "https://me:secret@x.example/"), want: "--webhook: has a user or a fragment; leave them out: what is sent is signed with --webhook-key"},
+		{args: withData("--webhook", "https://x/secret\x01"), want: "--webhook: is not a URL; want one such as https://hooks.example.org/quotad"},
+		{args: withData("--webhook", "https://x/secret", "--webhook", "https://y/secret"), want: "--webhook is given twice; keep one"},
+		{args: withData("--otlp-endpoint", "collector"), want: `--otlp-endpoint: "collector" is not where a collector listens for OTLP over gRPC; want http://127.0.0.1:4317 (in the clear) or https://HOST:PORT`},
+		{args: withData("--thresholds", "80"), want: `--thresholds: "80" is not a share; want whole numbers of percent such as 80%, 100%, or off`},
+		{args: withData("--thresholds", "100%, 80%"), want: `--thresholds: 80% comes after 100%; want each threshold once, rising`},
+		{args: withData("--thresholds", "0%"), want: `--thresholds: a threshold of 0% is out of range; want 1% to 1000%`},
 		{args: withData("--admin-listen", "127.0.0.1:7070"), want: "127.0.0.1:7070 is given for listen and for admin-listen: want two different addresses"},
 		{
 			args: withData("--zone", "x", "--log-level", "y"), // all at once
@@ -176,6 +207,10 @@ func TestPrint(t *testing.T) {
 	args := []string{
 		"--data", "/var/lib/quotad data", "--listen", "127.0.0.1:0", "--listen", "unix:///run/q.sock", "--default", "5 calls/hour, 2 usd_micros/month",
 		"--retain", "2w", "--max-size", "3MiB", "--zone", "America/Havana", "--admin-listen", "off", "--log-level", "warn", "--drain-timeout", "90s",
+		"--control-listen", "unix:///run/c.sock", "--control-listen", "fd://control", "--probe-listen", "0.0.0.0:7072", "--admin-remote",
+		"--socket-mode", "0660", "--socket-group", "apps", "--tls-cert", "c.pem", "--tls-key", "k.pem", "--tls-client-ca", "ca.pem",
+		"--tls-clients", "optional", "--policy", "p.yaml", "--tokens", "t.yaml", "--thresholds", "50%, 90%, 100%",
+		"--otlp-endpoint", "http://127.0.0.1:4317",
 	}
 	first, err := Parse(args, env())
 	if err != nil {

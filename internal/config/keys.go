@@ -36,6 +36,7 @@ type key struct {
 	where  where
 	list   bool // may be given more than once
 	toggle bool // true where a flag has no value
+	secret bool // true where a value may hold a secret, and is not shown
 	def    []string
 	set    func(*Config, string) error
 	get    func(*Config) []string // as set reads it; none if it is not set
@@ -163,7 +164,7 @@ var keys = []*key{
 		get:   func(c *Config) []string { return []string{c.Defaults.Thresholds.String()} },
 		clear: keep,
 	},
-	text("webhook", "", setWebhook, func(c *Config) *string { return &c.Webhook }),
+	secret(text("webhook", "", setWebhook, func(c *Config) *string { return &c.Webhook })),
 	text("webhook-key", "", setPath, func(c *Config) *string { return &c.WebhookKey }),
 	text("otlp-endpoint", "", setOTLP, func(c *Config) *string { return &c.OTLP }),
 	toggle("accept-clock", notFile, func(c *Config) *bool { return &c.AcceptClock }),
@@ -221,6 +222,11 @@ func text(name, def string, set func(*string, string) error, field func(*Config)
 	if def != "" {
 		k.def = []string{def}
 	}
+	return k
+}
+
+func secret(k *key) *key {
+	k.secret = true
 	return k
 }
 

@@ -57,8 +57,8 @@ who may call:
                          (require)
 
 what it tells:
-  --thresholds SHARES    at which shares of a limit an event tells that so much is
-                         used, or off (80%, 100%)
+  --thresholds SHARES    at which shares of a limit an event tells that so much
+                         is used, or off (80%, 100%)
   --webhook URL          where events are sent, signed with the key in
   --webhook-key FILE     this file
   --otlp-endpoint URL    where traces are sent, by OTLP over gRPC, such as

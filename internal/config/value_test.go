@@ -70,6 +70,11 @@ func TestParseAddress(t *testing.T) {
 		"[::1]:65535":              {"tcp", "[::1]:65535"},
 		"[::ffff:127.0.0.1]:1":     {"tcp", "[::ffff:127.0.0.1]:1"},
 		"localhost:7070":           {"tcp", "localhost:7070"}, // seen through when it is listened on
+		"0.0.0.0:7070":             {"tcp", "0.0.0.0:7070"},
+		"[::]:7070":                {"tcp", "[::]:7070"},
+		"[fe80::1%eth0]:7070":      {"tcp", "[fe80::1%eth0]:7070"},
+		"fd://quotad":              {"fd", "quotad"},
+		"fd://quotad-control.sock": {"fd", "quotad-control.sock"},
 		"unix:///run/q.sock":       {"unix", "/run/q.sock"},
 		"unix:///with space/q,sok": {"unix", "/with space/q,sok"},
 		"unix:///" + strings.Repeat("x", SocketPathMax-1): {"unix", "/" + strings.Repeat("x", SocketPathMax-1)},
@@ -81,16 +86,16 @@ func TestParseAddress(t *testing.T) {
 			t.Errorf("%q is written as %q", text, got)
 		}
 	}
-	const local = `, and quotad does not ask callers who they are yet; want 127.0.0.1:7070, or a socket such as unix:///run/quotad/quotad.sock`
+	const inherited = ` is not the name of a socket of the service manager; want fd:// and its FileDescriptorName, such as fd://quotad`
 	const socket = ` is not a socket's address; want unix:// and an absolute path, such as unix:///run/quotad/quotad.sock`
 	const address = ` is not an address; want host:port such as 127.0.0.1:7070, or unix:///run/quotad/quotad.sock`
 	for text, want := range map[string]string{
-		":7070":                 `":7070" means every address of this machine` + local,
-		"0.0.0.0:7070":          `"0.0.0.0:7070" means every address of this machine` + local,
-		"[::]:7070":             `"[::]:7070" means every address of this machine` + local,
-		"[::ffff:0.0.0.0]:7070": `"[::ffff:0.0.0.0]:7070" means every address of this machine` + local,
-		"10.0.0.7:7070":         `"10.0.0.7:7070" can be reached from other machines` + local,
-		"[fe80::1%eth0]:7070":   `"[fe80::1%eth0]:7070" can be reached from other machines` + local,
+		":7070":                 `":7070" names no host; want 127.0.0.1:7070, or 0.0.0.0:7070 for every address of this machine`,
+		"fd:quotad":             `"fd:quotad"` + inherited,
+		"fd://":                 `"fd://"` + inherited,
+		"fd://a b":              `"fd://a b"` + inherited,
+		"fd://a/b":              `"fd://a/b"` + inherited,
+		"fd://a:b":              `"fd://a:b"` + inherited,
 		"7070":                  `"7070"` + address,
 		"127.0.0.1":             `"127.0.0.1"` + address,
 		"http://127.0.0.1:1":    `"http://127.0.0.1:1"` + address,
@@ -106,6 +111,23 @@ func TestParseAddress(t *testing.T) {
 		if got, err := ParseAddress(text); err == nil || err.Error() != want {
 			t.Errorf("%q is %v:\n got %v\nwant %v", text, got, err, want)
 		}
+	}
+}
+
+func TestRemote(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"127.0.0.1:1": false, "127.255.255.254:1": false, "[::1]:1": false, "[::ffff:127.0.0.1]:1": false, "unix:///q": false, "fd://q": false,
+		"localhost:1": false, "example.org:1": false, // a name is seen through when it is listened on
+		"0.0.0.0:1": true, "[::]:1": true, "[::ffff:0.0.0.0]:1": true, "10.0.0.7:1": true, "[fe80::1%eth0]:1": true, "169.254.169.254:1": true,
+	} {
+		a, err := ParseAddress(text)
+		if err != nil || a.Remote() != want {
+			t.Errorf("%s: remote %v (%v), want %v", text, a.Remote(), err, want)
+		}
+	}
+	if !(Address{Network: "tcp", Addr: "what nobody parsed"}).Remote() {
+		t.Error("an address that cannot be read is taken for one of this machine")
 	}
 }
 
