@@ -901,7 +901,7 @@ type AuditRecord struct {
 	// The reason that the caller gave.
 	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The SHA-256 of this record and of the hash of the one before it: docs/format.md says of which bytes. Empty for a record from
-	// before there was a chain, which the hash of the next record covers all the same.
+	// before there was a chain, which the hash of the next record covers all the same; and to who may not inspect every bucket.
 	Hash          []byte `protobuf:"bytes,9,opt,name=hash,proto3" json:"hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -56,7 +56,7 @@ class Balance(_message.Message):
     def __init__(self, bucket: _Optional[str] = ..., unit: _Optional[str] = ..., window: _Optional[_Union[Window, str]] = ..., start: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., limit: _Optional[int] = ..., used: _Optional[int] = ..., held: _Optional[int] = ..., remaining: _Optional[int] = ..., overridden: bool = ..., overage: _Optional[int] = ..., window_label: _Optional[str] = ...) -> None: ...
 
 class Bucket(_message.Message):
-    __slots__ = ["description", "estimates", "hold", "limits", "max_hold_percent", "max_in_flight", "name", "on_expiry", "source", "zone"]
+    __slots__ = ["description", "estimates", "hold", "limits", "max_hold_percent", "max_in_flight", "name", "on_expiry", "source", "thresholds", "zone"]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     ESTIMATES_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class Bucket(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     ON_EXPIRY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     ZONE_FIELD_NUMBER: _ClassVar[int]
     description: str
     estimates: _containers.RepeatedCompositeFieldContainer[Estimate]
@@ -76,8 +77,9 @@ class Bucket(_message.Message):
     name: str
     on_expiry: OnExpiry
     source: Source
+    thresholds: Thresholds
     zone: str
-    def __init__(self, name: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., zone: _Optional[str] = ..., on_expiry: _Optional[_Union[OnExpiry, str]] = ..., description: _Optional[str] = ..., source: _Optional[_Union[Source, str]] = ..., max_hold_percent: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., hold: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., estimates: _Optional[_Iterable[_Union[Estimate, _Mapping]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., zone: _Optional[str] = ..., on_expiry: _Optional[_Union[OnExpiry, str]] = ..., description: _Optional[str] = ..., source: _Optional[_Union[Source, str]] = ..., max_hold_percent: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., hold: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., estimates: _Optional[_Iterable[_Union[Estimate, _Mapping]]] = ..., thresholds: _Optional[_Union[Thresholds, _Mapping]] = ...) -> None: ...
 
 class Charge(_message.Message):
     __slots__ = ["amount", "bucket", "ceiling", "ceiling_window", "unit"]
@@ -148,6 +150,24 @@ class Reservation(_message.Message):
     settled: _containers.RepeatedCompositeFieldContainer[Charge]
     state: ReservationState
     def __init__(self, bucket: _Optional[str] = ..., request_id: _Optional[str] = ..., charges: _Optional[_Iterable[_Union[Charge, _Mapping]]] = ..., state: _Optional[_Union[ReservationState, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., settled: _Optional[_Iterable[_Union[Charge, _Mapping]]] = ..., principal: _Optional[str] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., late: bool = ..., on_expiry: _Optional[_Union[OnExpiry, str]] = ...) -> None: ...
+
+class ThresholdEvent(_message.Message):
+    __slots__ = ["balance", "id", "percent", "time"]
+    BALANCE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PERCENT_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    balance: Balance
+    id: int
+    percent: int
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., percent: _Optional[int] = ..., balance: _Optional[_Union[Balance, _Mapping]] = ...) -> None: ...
+
+class Thresholds(_message.Message):
+    __slots__ = ["percent"]
+    PERCENT_FIELD_NUMBER: _ClassVar[int]
+    percent: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, percent: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Violation(_message.Message):
     __slots__ = ["balance", "cap", "ceiling", "max_hold", "max_in_flight", "never", "requested"]
