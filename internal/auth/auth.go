@@ -14,8 +14,8 @@ type Verb uint8
 
 // What a policy may allow.
 const (
-	Acquire Verb = iota + 1 // take quota, and ask whether it could be taken
-	Settle                  // settle, release and extend what one has acquired oneself
+	Acquire Verb = iota + 1 // take quota, extend what one has acquired oneself, and ask whether it could be taken
+	Settle                  // settle and release what one has acquired oneself
 	Inspect                 // look at counts, declarations and one's own reservations
 	Admin                   // change what is declared and counted, and look at everybody's reservations
 )

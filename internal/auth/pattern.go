@@ -50,8 +50,8 @@ func (p Pattern) covers(name string, stars bool) bool {
 		var want, got string
 		want, rest, more = strings.Cut(rest, "/")
 		got, name, left = strings.Cut(name, "/")
-		if got == "" || got == "*" && !stars {
-			return false // not a name
+		if !named(got, stars) {
+			return false
 		}
 		if want == "**" && !more {
 			return properSegments(name, left, stars)
@@ -67,9 +67,21 @@ func (p Pattern) covers(name string, stars bool) bool {
 func properSegments(name string, left, stars bool) bool {
 	for left {
 		var got string
-		if got, name, left = strings.Cut(name, "/"); got == "" || got == "*" && !stars {
+		if got, name, left = strings.Cut(name, "/"); !named(got, stars) {
 			return false
 		}
 	}
 	return true
+}
+
+// named tells whether a segment may be one of a name. Names are checked before anybody asks what matches them; this is so that what
+// was not checked is not matched by a * either.
+func named(segment string, stars bool) bool {
+	switch segment {
+	case "", ".", "..":
+		return false
+	case "*":
+		return stars
+	}
+	return strings.IndexByte(segment, '*') < 0
 }
