@@ -26,8 +26,8 @@ type entry struct {
 	limited bool // whether the bucket limits the unit in any window
 	kept    bool // whether anything is kept of the count yet
 
-	percent int   // the share of the limit that one reservation may hold; 0 means the whole
-	holds   int64 // what the reservation holds of the count already
+	rules *Rules // of the bucket
+	holds int64  // what the reservation holds of the count already
 }
 
 // plan is an acquire laid out over the counts it touches.
@@ -221,7 +221,7 @@ func (p *plan) add(i int, b Bucket, rules *Rules, c Charge) {
 		e := entry{
 			key:    AccountKey{Bucket: b, Unit: c.Unit, Span: sc.span, Label: w.Label},
 			window: w, amount: c.Amount, declared: p.book.limit(rules, c.Unit, w), lasting: sc.cap,
-			limited: limited, percent: rules.Settings.MaxHold,
+			limited: limited, rules: rules,
 		}
 		if c.CeilingSpan == sc.span || c.CeilingSpan == 0 && (sc.cap.Set || !limited) {
 			e.ceiling = c.Ceiling
@@ -446,10 +446,14 @@ func (p *plan) count(receipted bool) {
 	}
 }
 
-// write keeps what count charged.
+// write keeps what count charged, and tells of the thresholds that it has reached.
 func (p *plan) write(s State) error {
 	for i := range p.entries {
-		if err := s.SetAccount(p.entries[i].key, p.entries[i].account); err != nil {
+		e := &p.entries[i]
+		if err := e.rules.thresholds.announce(s, p.now, e.key, &e.account, e.declared); err != nil {
+			return err
+		}
+		if err := s.SetAccount(e.key, e.account); err != nil {
 			return err
 		}
 	}

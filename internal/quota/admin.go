@@ -236,6 +236,9 @@ func setOverride(s State, now time.Time, op SetOverride) (Decision, error) {
 	if !changed {
 		return d, nil
 	}
+	if err := rules.thresholds.announce(s, now, key, &a, declared); err != nil {
+		return Decision{}, err
+	}
 	if err := s.SetAccount(key, a); err != nil {
 		return Decision{}, err
 	}

@@ -20,6 +20,7 @@ func BenchmarkAcquire(b *testing.B) {
 		ids      bool
 	}{
 		{"hot", map[string]string{"portfolio": "4_000_000_000_000_000_000"}, quota.Acquire{Bucket: "portfolio"}, false},
+		{"hot-thresholds", map[string]string{"portfolio": "4_000_000_000_000_000_000"}, quota.Acquire{Bucket: "portfolio"}, false},
 		{"hot-with-id", map[string]string{"portfolio": "4_000_000_000_000_000_000"}, quota.Acquire{Bucket: "portfolio"}, true},
 		{"denied", map[string]string{"portfolio": "0"}, quota.Acquire{Bucket: "portfolio"}, false},
 		{
@@ -36,7 +37,11 @@ func BenchmarkAcquire(b *testing.B) {
 		},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			s := newState(b, quota.Defaults{}, declare(c.declared))
+			var defaults quota.Defaults
+			if c.name == "hot-thresholds" {
+				defaults.Thresholds = quota.Thresholds{80, 100}
+			}
+			s := newState(b, defaults, declare(c.declared))
 			op := valid(b, c.op)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {

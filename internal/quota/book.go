@@ -30,7 +30,8 @@ type Rules struct {
 	Settings Settings
 
 	zone       *time.Location
-	undeclared bool // made by a caller rather than by a declaration
+	undeclared bool       // made by a caller rather than by a declaration
+	thresholds Thresholds // in force
 	units      []unitRules
 }
 
@@ -86,7 +87,10 @@ func compile(name string, s Settings, d Defaults) *Rules {
 	if err != nil {
 		panic(fmt.Sprintf("quota: zone %q was checked before: %v", s.Zone, err))
 	}
-	r := &Rules{Name: name, Settings: s, zone: zone}
+	r := &Rules{Name: name, Settings: s, zone: zone, thresholds: s.Thresholds}
+	if s.Thresholds == nil {
+		r.thresholds = d.Thresholds
+	}
 	for _, l := range s.Limits {
 		i := slices.IndexFunc(r.units, func(u unitRules) bool { return u.unit == l.Unit })
 		if i < 0 {

@@ -89,7 +89,7 @@ func (c *checker) once(said quota.Op) (got quota.Decision, err error) {
 			return got, fmt.Errorf("Check of %+v: %w", a, err)
 		}
 	}
-	writes, audits := c.state.writes, len(c.state.audits)
+	writes, audits, events, told := c.state.writes, len(c.state.audits), len(c.state.events), len(c.model.events)
 	c.state.written = c.state.written[:0]
 	if got, err = c.apply(c.seen, c.now, op); err != nil {
 		return got, err
@@ -107,6 +107,9 @@ func (c *checker) once(said quota.Op) (got quota.Decision, err error) {
 	}
 	if n := len(c.state.audits) - audits; n != want.audits {
 		return got, fmt.Errorf("%d audit records, want %d", n, want.audits)
+	}
+	if err := sameEvents(c.state.events[events:], c.model.events[told:]); err != nil {
+		return got, err
 	}
 	if err := c.sameWrites(want.changed); err != nil {
 		return got, err

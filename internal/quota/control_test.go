@@ -2,6 +2,7 @@ package quota_test
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ type spoiled struct {
 	units      func([]quota.Unit) []quota.Unit
 	declare    func(*quota.Settings) (keep bool)
 	audit      func() (keep bool)
+	announce   func(quota.Event) (keep bool)
 }
 
 func (s *spoiled) Book() (*quota.Book, error) {
@@ -126,6 +128,13 @@ func (s *spoiled) Audit(r quota.AuditRecord) error {
 	return s.State.Audit(r)
 }
 
+func (s *spoiled) Announce(e quota.Event) error {
+	if s.announce != nil && !s.announce(e) {
+		return nil
+	}
+	return s.State.Announce(e)
+}
+
 // decide makes a decision that is patched where it is an acquire's.
 func decide(patch func(quota.State, time.Time, quota.Acquire, quota.Decision) (quota.Decision, error)) func(*checker) {
 	return func(c *checker) {
@@ -189,6 +198,30 @@ var brokenStates = map[string]spoiled{
 	"units without bound":     {units: func(units []quota.Unit) []quota.Unit { return units[:min(1, len(units))] }},
 	"nothing is taken away":   {declare: func(s *quota.Settings) bool { return s != nil }},
 	"changes leave no trace":  {audit: func() bool { return false }},
+	"told again and again":    {account: func(a quota.Account) quota.Account { a.Told = 0; return a }},
+	"the last is not told":    {announce: func(e quota.Event) bool { return e.Percent < 100 }},
+	"past windows tell nothing": {announce: func(e quota.Event) bool {
+		return e.Balance.Window.Span == window.Ever || e.Balance.Window.End.After(e.Time)
+	}},
+	"told one percent early": {book: func(d quota.Defaults, all map[string]quota.Settings) (quota.Defaults, map[string]quota.Settings) {
+		for name, s := range all {
+			s.Thresholds = slices.Clone(s.Thresholds)
+			for i := range s.Thresholds {
+				if s.Thresholds[i] == 80 {
+					s.Thresholds[i] = 79
+				}
+			}
+			all[name] = s
+		}
+		return d, all
+	}},
+	"a bucket has no thresholds of its own": {book: func(d quota.Defaults, all map[string]quota.Settings) (quota.Defaults, map[string]quota.Settings) {
+		for name, s := range all {
+			s.Thresholds = nil
+			all[name] = s
+		}
+		return d, all
+	}},
 }
 
 // brokenDecisions are deciders that break a promise each.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/quotad/quotad/internal/quota"
+	"github.com/quotad/quotad/internal/window"
 )
 
 // metIn tells what is notable of a decision.
@@ -89,6 +90,7 @@ settle unknown_reservation, settle not_reservation, settle already_settled, sett
 settled across windows, settled more than held, release done, release late, release replayed, release unknown_reservation,
 release already_settled, extend done, extend longer, extend replayed, extend denied, extend behind, extend invalid, extend id_reused,
 extend unknown_reservation, extend not_reservation, extend already_settled, extend already_released,
+told by acquire, told by settle, told by expire, told by change, told of a past window, told twice at once,
 extend already_expired, extended again after a release, extended again after an expiry, expired and charged, expired and given back, more to expire, reset done, reset behind`
 
 // The histories are worth something only while they meet everything that may happen.
@@ -97,7 +99,18 @@ func TestHistoriesMeetEverything(t *testing.T) {
 	met := make(map[string]int)
 	watch := func(c *checker) {
 		c.apply = func(s quota.State, now time.Time, op quota.Op) (quota.Decision, error) {
+			events := len(c.state.events)
 			d, err := quota.Apply(s, now, op)
+			told := c.state.events[events:]
+			for i, e := range told {
+				met["told by "+nameOf(op)]++
+				if e.Balance.Window.Span != window.Ever && !e.Balance.Window.End.After(now) {
+					met["told of a past window"]++
+				}
+				if i > 0 && told[i-1].Balance == e.Balance {
+					met["told twice at once"]++
+				}
+			}
 			for what, happened := range metIn(c, op, d) {
 				if happened {
 					met[what]++
@@ -113,7 +126,8 @@ func TestHistoriesMeetEverything(t *testing.T) {
 			return d, err
 		}
 	}
-	for seed := range uint64(500) {
+	const histories = 800
+	for seed := range uint64(histories) {
 		if err := history(seeded(seed), watch); err != nil {
 			t.Fatalf("history %d: %v", seed, err)
 		}
@@ -121,7 +135,7 @@ func TestHistoriesMeetEverything(t *testing.T) {
 	t.Log(met)
 	for what := range strings.SplitSeq(mustMeet, ",") {
 		if what = strings.TrimSpace(what); met[what] < 5 {
-			t.Errorf("%s was met %d times in 500 histories, want 5 at least", what, met[what])
+			t.Errorf("%s was met %d times in %d histories, want 5 at least", what, met[what], histories)
 		}
 	}
 }

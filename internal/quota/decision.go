@@ -27,6 +27,8 @@ const (
 	AlreadyReleased    // it was given back before, so that it can be neither settled, extended nor acquired again under its id
 	AlreadyExpired     // its time was over before it was to be extended; or it is acquired again after what it held was given back
 
+	NotAllowed // Extend.May refuses a bucket that the reservation charges; Decision.Refused says which
+
 	// Behind means that nothing was decided: reservations are due to expire, and what is asked depends on them. Apply Expire until
 	// there are no more, and ask again. A store does that by itself.
 	Behind
@@ -36,7 +38,7 @@ const (
 func (o Outcome) String() string {
 	names := [...]string{
 		"", "done", "denied", "invalid", "id_reused", "unknown_bucket", "too_many_names", "declared_in_file",
-		"unknown_reservation", "not_reservation", "already_settled", "already_released", "already_expired", "behind",
+		"unknown_reservation", "not_reservation", "already_settled", "already_released", "already_expired", "not_allowed", "behind",
 	}
 	if o == 0 || int(o) >= len(names) {
 		return fmt.Sprintf("outcome(%d)", uint8(o))
@@ -48,7 +50,7 @@ func (o Outcome) String() string {
 func Outcomes() []Outcome {
 	return []Outcome{
 		Done, Denied, Invalid, IDReused, UnknownBucket, TooManyNames, DeclaredInFile,
-		UnknownReservation, NotReservation, AlreadySettled, AlreadyReleased, AlreadyExpired, Behind,
+		UnknownReservation, NotReservation, AlreadySettled, AlreadyReleased, AlreadyExpired, NotAllowed, Behind,
 	}
 }
 
@@ -63,6 +65,7 @@ type Decision struct {
 	Problems   Problems    // Invalid
 	Field      string      // IDReused: the id that was used before, "request_id" or "extend_id"
 	Detail     string      // a refusal's bucket, bucket and unit, or id, for people
+	Refused    []Bucket    // NotAllowed: each once
 
 	Expiry      time.Time    // Acquire, Extend: when the reservation expires; zero for a plain acquire
 	Phase       Phase        // Acquire, Extend: how it stands; a replay may find it ended

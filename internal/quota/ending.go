@@ -171,9 +171,17 @@ func (e *ending) balances() ([]Balance, []Amount, error) {
 
 // write keeps the change.
 func (e *ending) write(r Receipt, freed []inFlightOn) error {
+	book, err := e.state.Book()
+	if err != nil {
+		return err
+	}
 	for _, c := range e.counts {
 		if c.after == c.before {
 			continue
+		}
+		limit, tells := book.inForce(e.now, c.key, c.after)
+		if err := tells.announce(e.state, e.now, c.key, &c.after, limit); err != nil {
+			return err
 		}
 		if err := e.state.SetAccount(c.key, c.after); err != nil {
 			return err

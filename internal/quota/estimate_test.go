@@ -122,6 +122,7 @@ func TestSettingsDiffer(t *testing.T) {
 		"MaxInFlight": {MaxInFlight: 1},
 		"Hold":        {Hold: quota.HoldMin},
 		"Estimates":   {Estimates: []quota.Estimate{{Unit: quota.Calls, Amount: 1}}},
+		"Thresholds":  {Thresholds: quota.Thresholds{}}, // none is something else than the daemon's
 	}
 	for f := range reflect.TypeFor[quota.Settings]().Fields() {
 		s, known := changed[f.Name]

@@ -16,6 +16,9 @@ func extend(s State, now time.Time, op Extend) (Decision, error) {
 	if refusal := reservationIn(id, r, seen, now); refusal.Outcome != 0 {
 		return refusal, nil
 	}
+	if refused := op.refused(r.Hold); refused != nil {
+		return Decision{Outcome: NotAllowed, Refused: refused}, nil
+	}
 	extension := id
 	extension.ExtendID = op.ExtendID
 	if op.ExtendID != "" {
@@ -53,6 +56,25 @@ func extend(s State, now time.Time, op Extend) (Decision, error) {
 		return refusal, nil
 	}
 	return p.keepExtension(s, id, extension, r, expiry, op.sum)
+}
+
+// refused returns the buckets of a reservation that its caller may take from no more. Whoever may not acquire anew does not keep an old
+// reservation going either.
+func (x Extend) refused(h *Hold) []Bucket {
+	if x.May == nil {
+		return nil
+	}
+	var refused []Bucket
+	ask := func(b Bucket) {
+		if !slices.Contains(refused, b) && !x.May(b) {
+			refused = append(refused, b)
+		}
+	}
+	ask(h.Bucket)
+	for _, c := range h.Charges {
+		ask(c.Bucket)
+	}
+	return refused
 }
 
 // tooLarge refuses what would make a reservation more than it may become, however often it is extended: the counts that it touches,

@@ -1,6 +1,7 @@
 package quota_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,6 +157,46 @@ func TestExtend(t *testing.T) {
 				"guess": {Limits: limits("5"), Estimates: estimates("calls", 2)},
 			}), steps...)
 		})
+	}
+}
+
+// Whoever may take no more from a bucket that the reservation charges does not extend it, neither its time nor its amounts, and learns
+// of each such bucket. Settling and releasing it ask for nothing.
+func TestExtendMay(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		may     []quota.Bucket
+		refused []quota.Bucket
+	}{
+		{[]quota.Bucket{"a", "b"}, nil},
+		{[]quota.Bucket{"b"}, []quota.Bucket{"a"}},
+		{[]quota.Bucket{"a"}, []quota.Bucket{"b"}},
+		{nil, []quota.Bucket{"a", "b"}},
+	} {
+		s := newState(t, quota.Defaults{}, declare(map[string]string{"a": "9", "b": "9"}))
+		op := held(reserve("a", "1", 1), time.Minute)
+		op.Charges = append(op.Charges, quota.Charge{Bucket: "b", Amount: 1})
+		s.apply(t, noon, op)
+		s.apply(t, noon, extend("1", "before", 0, 1))
+		before := s.tally()
+		may := func(b quota.Bucket) bool { return slices.Contains(c.may, b) }
+		for _, x := range []quota.Extend{extend("1", "", time.Hour, 0), extend("1", "x", 0, 2), extend("1", "before", 0, 1)} {
+			x.May = may
+			d := s.apply(t, noon, x)
+			if refused := d.Outcome == quota.NotAllowed; refused != (c.refused != nil) || !slices.Equal(d.Refused, c.refused) {
+				t.Errorf("may %v, extended by %q: %v, %v, want %v refused", c.may, x.ExtendID, d.Outcome, d.Refused, c.refused)
+			}
+		}
+		if after := s.tally(); (after == before) != (c.refused != nil) {
+			t.Errorf("may %v: %s became %s", c.may, before, after)
+		}
+		play(t, s, step{0, quota.Release{Principal: "p", RequestID: "1"}, "done", ""})
+	}
+	s := newState(t, quota.Defaults{}, declare(map[string]string{"a": "9"}))
+	x := extend("none", "x", 0, 1)
+	x.May = func(quota.Bucket) bool { return false }
+	if d := s.apply(t, noon, x); d.Outcome != quota.UnknownReservation {
+		t.Errorf("of no reservation: %v", d.Outcome)
 	}
 }
 

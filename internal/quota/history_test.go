@@ -42,15 +42,16 @@ func oneOf[T any](p pick, label string, of []T) T { return of[p(len(of), label)]
 
 // The world of the histories is small, so that everything meets everything.
 var (
-	worldNames    = []quota.Bucket{"a", "a", "a/b", "a/b", "a", "a/b/c", "a/c", "d", "d/e", "f", "f/g/h"}
-	worldPatterns = []string{"a", "a", "a/b", "a/b/c", "d", "d/e", "f/g", "*", "a/*", "*/b", "*/*", "a/*/*", "*/b/*"}
-	worldUnits    = []quota.Unit{quota.Calls, quota.Calls, quota.Calls, "tokens", "usd_micros"}
-	worldSpans    = append(window.Spans(), window.Day, window.Day, window.Day)
-	worldZones    = []string{"", "UTC", "America/Havana", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia", "Asia/Kolkata"}
-	worldLimits   = []int64{5, 3, 8, 12, 20, 5, 6, 8, 1, 2, 0, quota.CountMax, quota.CountMax - 5, quota.AmountMax, quota.AmountMax + 1}
-	worldAmounts  = []int64{1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 8, 13, quota.AmountMax, quota.AmountMax - 1}
-	worldHolds    = []time.Duration{0, 0, time.Minute, 30 * time.Second, time.Millisecond, time.Hour, 24 * time.Hour}
-	worldStarts   = []time.Time{
+	worldNames      = []quota.Bucket{"a", "a", "a/b", "a/b", "a", "a/b/c", "a/c", "d", "d/e", "f", "f/g/h"}
+	worldPatterns   = []string{"a", "a", "a/b", "a/b/c", "d", "d/e", "f/g", "*", "a/*", "*/b", "*/*", "a/*/*", "*/b/*"}
+	worldUnits      = []quota.Unit{quota.Calls, quota.Calls, quota.Calls, "tokens", "usd_micros"}
+	worldSpans      = append(window.Spans(), window.Day, window.Day, window.Day)
+	worldZones      = []string{"", "UTC", "America/Havana", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia", "Asia/Kolkata"}
+	worldLimits     = []int64{5, 3, 8, 12, 20, 5, 6, 8, 1, 2, 0, quota.CountMax, quota.CountMax - 5, quota.AmountMax, quota.AmountMax + 1}
+	worldAmounts    = []int64{1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 8, 13, quota.AmountMax, quota.AmountMax - 1}
+	worldHolds      = []time.Duration{0, 0, time.Minute, 30 * time.Second, time.Millisecond, time.Hour, 24 * time.Hour}
+	worldThresholds = []quota.Thresholds{nil, nil, {80, 100}, {}, {50}, {1, 34, 50, 99, 100, 101, 150, 1000}}
+	worldStarts     = []time.Time{
 		time.Date(2026, 11, 22, 16, 5, 0, 0, time.UTC),
 		time.Date(2026, 11, 1, 3, 58, 30, 0, time.UTC),  // before the day of 25 hours in Havana
 		time.Date(2026, 3, 8, 4, 58, 30, 0, time.UTC),   // before the day without a midnight there
@@ -136,6 +137,7 @@ func someSettings(p pick, limits int) quota.Settings {
 	s := quota.Settings{
 		Limits: someLimits(p, limits), Zone: oneOf(p, "zone", worldZones),
 		OnExpiry: quota.OnExpiry(p(2, "on expiry")), Description: oneOf(p, "description", []string{"", "dear"}),
+		Thresholds: oneOf(p, "thresholds", worldThresholds),
 	}
 	if p(2, "reservations") > 0 {
 		return s
@@ -157,6 +159,7 @@ func someSettings(p pick, limits int) quota.Settings {
 func someDefaults(p pick) quota.Defaults {
 	return quota.Defaults{
 		Limits: someLimits(p, 3), Zone: oneOf(p, "zone", worldZones[:4]), UndeclaredLive: oneOf(p, "undeclared", []int64{9, 9, 9, 2, 1, 0}),
+		Thresholds: oneOf(p, "thresholds", worldThresholds),
 	}
 }
 
@@ -419,7 +422,7 @@ func history(p pick, spoil func(*checker)) error {
 // Whatever is asked in whatever order, the code does what the model does, and keeps the promises.
 func TestHistories(t *testing.T) {
 	t.Parallel()
-	rounds := 70 // of 100 histories each
+	rounds := 50 // of 100 histories each
 	switch {
 	case long():
 		rounds = 5_000

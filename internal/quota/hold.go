@@ -99,10 +99,10 @@ func (h *holding) holds(k AccountKey) int64 {
 
 // share tells whether one reservation asks for more of a limit than it may hold.
 func (p *plan) share(e *entry, limit Cap) (Violation, bool) {
-	if p.hold == nil || e.percent == 0 || !e.declared.Set && !e.account.Override.Set {
+	if p.hold == nil || e.rules.Settings.MaxHold == 0 || !e.declared.Set && !e.account.Override.Set {
 		return Violation{}, false
 	}
-	most := share(limit, e.percent)
+	most := share(limit, e.rules.Settings.MaxHold)
 	if e.amount <= most.Max-e.holds {
 		return Violation{}, false
 	}
@@ -110,7 +110,7 @@ func (p *plan) share(e *entry, limit Cap) (Violation, bool) {
 		Balance:   balanceIn(e.key, e.window, e.account, e.declared),
 		Requested: e.holds + e.amount, Cap: most.Max, MaxHold: true,
 		Restored: e.declared != e.lasting && !e.account.Override.Set,
-		Never:    e.key.Span == window.Ever || e.lasting.Set && e.amount > share(e.lasting, e.percent).Max, // the next window holds nothing yet
+		Never:    e.key.Span == window.Ever || e.lasting.Set && e.amount > share(e.lasting, e.rules.Settings.MaxHold).Max, // the next window holds nothing yet
 	}, true
 }
 

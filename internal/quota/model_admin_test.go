@@ -12,6 +12,17 @@ import (
 // apply answers an op as the model sees it.
 func (m *model) apply(now time.Time, op quota.Op) answer {
 	m.n++
+	ans := m.answer(now, op)
+	switch op.(type) {
+	case quota.Acquire, quota.Extend:
+		m.tell(now, ans.changed, m.charged)
+	default:
+		m.tell(now, ans.changed, m.standing)
+	}
+	return ans
+}
+
+func (m *model) answer(now time.Time, op quota.Op) answer {
 	switch op := op.(type) {
 	case quota.Acquire:
 		return m.acquire(now, op)
@@ -64,7 +75,7 @@ func sameDeclaration(a, b *quota.Settings) bool {
 		return lines
 	}
 	rest := func(s quota.Settings) string {
-		return fmt.Sprint(s.Zone, s.OnExpiry, s.Source, s.MaxHold, s.MaxInFlight, s.Hold) + s.Description
+		return fmt.Sprint(s.Zone, s.OnExpiry, s.Source, s.MaxHold, s.MaxInFlight, s.Hold, s.Thresholds == nil, s.Thresholds) + s.Description
 	}
 	return slices.Equal(sorted(a), sorted(b)) && rest(*a) == rest(*b)
 }
@@ -138,7 +149,7 @@ func (m *model) adopt() answer {
 
 func (m *model) configure(op quota.Configure) answer {
 	d, old := op.Defaults, m.defaults
-	same := d.UndeclaredLive == old.UndeclaredLive && slices.Equal(d.Limits, old.Limits) &&
+	same := d.UndeclaredLive == old.UndeclaredLive && slices.Equal(d.Limits, old.Limits) && slices.Equal(d.Thresholds, old.Thresholds) &&
 		(d.Zone == old.Zone || d.Zone == "" && old.Zone == "UTC" || d.Zone == "UTC" && old.Zone == "")
 	if same {
 		return answer{outcome: quota.Done}

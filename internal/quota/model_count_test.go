@@ -100,6 +100,7 @@ func (m *model) used(key quota.AccountKey, l line) int64 {
 func (m *model) account(key quota.AccountKey) quota.Account {
 	a := m.marks[key]
 	a.Resets = uint32(len(m.resets[key]))
+	a.Told = m.told(key)
 	for _, l := range m.lines[key] {
 		used := m.used(key, l)
 		a.Used += used

@@ -246,6 +246,7 @@ func (m *model) expire(now time.Time, op quota.Expire) answer {
 				ans.changed = append(ans.changed, key)
 			}
 		}
+		m.tell(now, g.keys, m.standing) // one after the other
 	}
 	ans.more = len(due) > op.Max
 	return ans

@@ -23,7 +23,8 @@ type model struct {
 	live     map[string]map[quota.Bucket]bool   // undeclared names by day
 	found    map[quota.Bucket]*quota.Settings   // of declarations, for each name that was looked up; nil is that there is none
 	windows  window.Cache
-	n        int // ops so far; what happened when is told by it
+	events   []quota.Event // all that was told, in whatever order within an op
+	n        int           // ops so far; what happened when is told by it
 }
 
 // answer is what the model says to an op.

@@ -39,7 +39,10 @@ type Extend struct {
 	ExtendID             string        // "" means that it cannot be recognised when it is sent again; needed with Charges
 	Hold                 time.Duration // from now, HoldMin to HoldMax; 0 keeps the expiry, as does one that is earlier
 	Charges              []Charge
-	sum                  Fingerprint
+	// May tells whether the caller may still take from a bucket. It is asked for each that the reservation charges by name, of which
+	// the request itself need not name any; nil means that all are allowed. Its answers do not change while the op is applied.
+	May func(Bucket) bool
+	sum Fingerprint
 }
 
 // Expire ends reservations that nobody settled in time, the first to expire first.
@@ -114,7 +117,8 @@ type Adopt struct{ Principal string }
 // Note puts a record into the audit trail and changes nothing else.
 type Note struct {
 	Principal, Reason string
-	Action, After     string // what was done, and what came of it; see AuditRecord
+	Action            string // what was done
+	Before, After     string // how it stood, and how it stands; see AuditRecord
 }
 
 func (Acquire) isOp()      {}

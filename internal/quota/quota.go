@@ -45,7 +45,7 @@ func apply(s State, now time.Time, op Op) (Decision, error) {
 		return adopt(s, now, op)
 	case Note:
 		return Decision{Outcome: Done}, s.Audit(AuditRecord{
-			Time: now, Principal: op.Principal, Action: op.Action, After: op.After, Reason: op.Reason,
+			Time: now, Principal: op.Principal, Action: op.Action, Before: op.Before, After: op.After, Reason: op.Reason,
 		})
 	default:
 		panic(fmt.Sprintf("quota: unknown op %T", op))

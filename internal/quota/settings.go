@@ -108,6 +108,9 @@ func (s Settings) Check() error {
 	if s.Hold != 0 && (s.Hold < HoldMin || s.Hold > HoldMax) {
 		return fmt.Errorf("hold: is %s; want %s to %s, or leave it out for %s", s.Hold, HoldMin, HoldMax, HoldDefault)
 	}
+	if err := s.Thresholds.Check(); err != nil {
+		return fmt.Errorf("thresholds: %w", err)
+	}
 	return s.checkEstimates()
 }
 
@@ -147,7 +150,7 @@ func share(limit Cap, percent int) Cap {
 func (s Settings) Equal(t Settings) bool {
 	return s.Zone == t.Zone && s.OnExpiry == t.OnExpiry && s.Description == t.Description &&
 		s.MaxHold == t.MaxHold && s.MaxInFlight == t.MaxInFlight && s.Hold == t.Hold &&
-		sameSet(s.Limits, t.Limits) && sameSet(s.Estimates, t.Estimates)
+		sameSet(s.Limits, t.Limits) && sameSet(s.Estimates, t.Estimates) && s.Thresholds.same(t.Thresholds)
 }
 
 // sameSet tells whether two lists have the same elements, in whatever order. None is in a list twice.
@@ -178,6 +181,9 @@ func (s Settings) String() string {
 	}
 	for _, e := range s.Estimates {
 		parts = append(parts, fmt.Sprintf("estimate %s", e))
+	}
+	if s.Thresholds != nil {
+		parts = append(parts, fmt.Sprintf("thresholds %s", s.Thresholds))
 	}
 	if s.Description != "" {
 		parts = append(parts, fmt.Sprintf("described as %q", s.Description))
@@ -213,6 +219,9 @@ func (d Defaults) Check() error {
 	if d.UndeclaredLive < 0 {
 		return fmt.Errorf("undeclared names: %d is negative; want 0 or more", d.UndeclaredLive)
 	}
+	if err := d.Thresholds.Check(); err != nil {
+		return fmt.Errorf("thresholds: %w", err)
+	}
 	return nil
 }
 
@@ -222,5 +231,9 @@ func (d Defaults) String() string {
 	if zone == "" {
 		zone = "UTC"
 	}
-	return fmt.Sprintf("%s; zone %s; at most %d undeclared names", FormatLimits(d.Limits), zone, d.UndeclaredLive)
+	s := fmt.Sprintf("%s; zone %s; at most %d undeclared names", FormatLimits(d.Limits), zone, d.UndeclaredLive)
+	if len(d.Thresholds) > 0 {
+		s += fmt.Sprintf("; thresholds %s", d.Thresholds)
+	}
+	return s
 }

@@ -188,7 +188,7 @@ func TestOutcomes(t *testing.T) {
 		seen[o.String()] = true
 	}
 	last := quota.Outcomes()[len(quota.Outcomes())-1]
-	for o, want := range map[quota.Outcome]string{0: "outcome(0)", last + 1: "outcome(14)", 255: "outcome(255)", quota.Denied: "denied"} {
+	for o, want := range map[quota.Outcome]string{0: "outcome(0)", last + 1: "outcome(15)", 255: "outcome(255)", quota.Denied: "denied"} {
 		if got := o.String(); got != want {
 			t.Errorf("outcome %d is called %q, want %q", uint8(o), got, want)
 		}

@@ -25,6 +25,7 @@ type mapState struct {
 	expiries map[quota.ReceiptKey]time.Time
 	inFlight map[quota.Bucket]int64
 	audits   []quota.AuditRecord
+	events   []quota.Event
 	windows  window.Cache
 
 	writes  int       // calls that change something
@@ -226,7 +227,15 @@ func (s *mapState) SetDefaults(d quota.Defaults) error {
 	return err
 }
 
-func (s *mapState) Announce(quota.Event) error { return nil }
+func (s *mapState) Announce(e quota.Event) error {
+	if s.fails(false) {
+		return errState
+	}
+	s.writes++
+	e.ID = int64(len(s.events) + 1)
+	s.events = append(s.events, e)
+	return nil
+}
 
 func (s *mapState) Audit(r quota.AuditRecord) error {
 	if s.fails(false) {

@@ -11,8 +11,11 @@ import (
 )
 
 // Schema is the version of the layout that this quotad writes, and the newest that it reads. docs/format.md tells what each added:
-// 2 has reservations.
-const Schema = 2
+// 2 has reservations, 3 the chain of audit records, thresholds and events.
+const Schema = 3
+
+// chainSchema is the first layout whose audit records are a chain.
+const chainSchema = 3
 
 // ErrSchema means that the ledger was written by a newer quotad, or by something else.
 var ErrSchema = errors.New("store: unknown layout")
@@ -65,8 +68,9 @@ func checkSchema(tx Tx, known int64) (schema int64, err error) {
 	return 0, err
 }
 
-// migrate brings a ledger of an older layout to this one. Reservations are all that layout 2 adds: what is there stays as it is, and
-// its number is what keeps an older quotad from a ledger whose reservations it would not see.
+// migrate brings a ledger of an older layout to this one. What is there stays as it is, but for the end of the audit trail, which
+// gets the hash of all that is in it; and the layout's number is what keeps an older quotad from a ledger whose reservations and
+// whose chain it would not see.
 func (s *state) migrate(schema int64) error {
 	if schema == Schema {
 		return nil
@@ -77,9 +81,18 @@ func (s *state) migrate(schema int64) error {
 	if schema == 0 {
 		return nil
 	}
+	after := fmt.Sprintf("layout %d", Schema)
+	if schema < chainSchema {
+		from, err := s.beginChain()
+		if err != nil {
+			return err
+		}
+		if from > 0 {
+			after += fmt.Sprintf("; the audit trail was not whole, and its chain begins with record %d", from)
+		}
+	}
 	return s.Audit(quota.AuditRecord{
-		Time: s.now, Principal: "quotad", Action: "migrate",
-		Before: fmt.Sprintf("layout %d", schema), After: fmt.Sprintf("layout %d", Schema),
+		Time: s.now, Principal: "quotad", Action: quota.ActionMigrate, Before: fmt.Sprintf("layout %d", schema), After: after,
 	})
 }
 

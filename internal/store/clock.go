@@ -92,6 +92,13 @@ func (c *clock) settled() time.Time {
 	return c.last.Add(-c.doubt)
 }
 
+// ahead returns by how much the wall clock was ahead of the time that was given out when it was last read; negative if it was behind.
+func (c *clock) ahead() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.jump - c.behind
+}
+
 // problem says in a line what is wrong with the clock, and whether a jump is held back; "" if nothing is.
 func (c *clock) problem() (text string, held bool) {
 	c.mu.Lock()

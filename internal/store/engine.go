@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Engine keeps ordered bytes on behalf of a Store. It is the seam between quotad and a database, and all that a new database
@@ -55,6 +56,12 @@ type Snapshotter interface {
 type Sizer interface {
 	// Size returns the bytes in use on the disk and the most that it may take; 0 means no bound.
 	Size() (bytes, most int64)
+}
+
+// Viewer is an Engine that knows which of its views are open. One that stays open makes the file grow, whatever leaves.
+type Viewer interface {
+	// Views returns how many views and copies are open now, and for how long the oldest of them has been.
+	Views() (open int, oldest time.Duration)
 }
 
 var (

@@ -32,6 +32,7 @@ var fixtureDefaults = quota.Defaults{Limits: []quota.Limit{{Unit: quota.Calls, S
 // released says what the fixtures of released layouts are, by their SHA-256: they are never written again.
 var released = map[int64]string{
 	1: "21fe808fc6ce1ad6c1efb7c43d441706b01519d35e54f43c3b203b9058a1517c",
+	2: "36af24c0529583e51926bde7dcf872f5b98d3b55627485a389ea0f3858035cf9",
 }
 
 // writeFixture makes a ledger with something of everything in it. It runs in a bubble, where it is always 2000-01-01.
@@ -53,7 +54,31 @@ func writeFixture(t *testing.T, dir string) {
 	do(t, s, quota.Reset{Bucket: "file/one"}, quota.Done)
 	do(t, s, acquire("file/one", "receipt-3", quota.Charge{Amount: 4}), quota.Done)
 	writeReservations(t, s)
+	writeEvents(t, s)
 	closeStore(t, s)
+}
+
+// writeEvents adds what layout 3 added besides the hashes of audit records: an event, and a count that says that it was told.
+func writeEvents(t *testing.T, s *store.Store) {
+	t.Helper()
+	do(t, s, quota.SetBucket{Principal: "test", Name: "told", Settings: quota.Settings{
+		Limits: []quota.Limit{{Unit: quota.Calls, Span: window.Day, Max: 10}}, Thresholds: quota.Thresholds{50, 100},
+	}}, quota.Done)
+	do(t, s, acquire("told", "", quota.Charge{Amount: 6}), quota.Done)
+}
+
+// eventsStand checks what writeEvents wrote: the event is there, and is not told again.
+func eventsStand(t *testing.T, s *store.Store) {
+	t.Helper()
+	do(t, s, acquire("told", ""), quota.Done)
+	events, err := s.Events(t.Context(), 0, 10)
+	if err != nil || len(events) != 1 || events[0].Balance.Bucket != "told" || events[0].Percent != 50 || events[0].Balance.Used != 6 {
+		t.Errorf("the events: %+v, %v", events, err)
+	}
+	do(t, s, acquire("told", "", quota.Charge{Amount: 3}), quota.Done)
+	if events, err = s.Events(t.Context(), 0, 10); err != nil || len(events) != 2 || events[1].Percent != 100 {
+		t.Errorf("the events after that: %+v, %v", events, err)
+	}
 }
 
 // fixtureSettings is declared of the reservations' buckets.
@@ -124,6 +149,9 @@ func TestFixtures(t *testing.T) {
 				if layout >= 2 {
 					reservationsStand(t, s)
 				}
+				if layout >= 3 {
+					eventsStand(t, s)
+				}
 				verified(t, s, dir)
 			})
 		})
@@ -136,7 +164,8 @@ func migrated(t *testing.T, dir string, layout int64) {
 	e := openBolt(t, dir)
 	before := sound(t, e, layout)
 	s := open(t, e, store.Options{Defaults: fixtureDefaults})
-	trail, _, err := s.Audit(t.Context(), store.AuditQuery{Max: 1})
+	page, err := s.Audit(t.Context(), store.AuditQuery{Max: 1})
+	trail := page.Records
 	if err != nil || (trail[0].Action == "migrate") != (layout < store.Schema) {
 		t.Errorf("the newest audit record: %+v, %v", trail, err)
 	}
@@ -199,7 +228,8 @@ func saysWhatItSaid(t *testing.T, s *store.Store) {
 	do(t, s, settling("receipt-3"), quota.NotReservation)
 	do(t, s, reserving("file/one", "new", time.Minute), quota.Done)
 	var actions []string
-	trail, _, err := s.Audit(t.Context(), store.AuditQuery{Max: 20})
+	page, err := s.Audit(t.Context(), store.AuditQuery{Max: 20})
+	trail := page.Records
 	for _, a := range trail {
 		actions = append(actions, a.Action)
 	}

@@ -85,6 +85,9 @@ func (s *Store) drop(ctx context.Context) {
 	s.lag.Store(int64(len(due)))
 	for _, space := range due {
 		gone, err := s.letGo(ctx, space)
+		if errors.Is(err, ErrCorrupt) { // it stays, and has been told of; the others have nothing to do with it
+			continue
+		}
 		if err != nil {
 			if !errors.Is(err, context.Canceled) && !errors.Is(err, ErrClosed) {
 				s.log.Error("letting old counts go", "space", space, "error", err)
@@ -156,25 +159,32 @@ func (s *state) holds(space string) (bool, error) {
 	return held, err
 }
 
-// takeAway deletes the first keys of a space, or the whole of it if there are no more.
+// takeAway deletes the first keys of a space, or the whole of it if there are no more. With audit records the base of their chain
+// moves.
 func (s *state) takeAway(space string) (left bool, err error) {
-	s.writes++
 	keys := make([]string, 0, dropPiece)
 	err = s.tx.Scan(space, "", func(key string, _ []byte) bool {
-		left = len(keys) == dropPiece
-		keys = append(keys, key)
+		if left = len(keys) == dropPiece; !left {
+			keys = append(keys, key)
+		}
 		return !left
 	})
 	if err != nil {
 		return false, fmt.Errorf("looking through %s: %w", space, err)
 	}
+	if strings.HasPrefix(space, auditAt) {
+		if err := s.leaveTrail(space, keys); err != nil {
+			return false, err
+		}
+	}
+	s.writes++
 	if !left {
 		if err := s.tx.Drop(space); err != nil {
 			return false, fmt.Errorf("dropping %s: %w", space, err)
 		}
 		return false, nil
 	}
-	for _, key := range keys[:dropPiece] {
+	for _, key := range keys {
 		if err := s.tx.Delete(space, key); err != nil {
 			return false, fmt.Errorf("deleting from %s: %w", space, err)
 		}
@@ -219,6 +229,8 @@ func expired(space string, now time.Time, retain time.Duration) bool {
 		return ended(window.Day, dateSlack)
 	case auditAt:
 		return ended(window.Day, retain)
+	case eventsAt:
+		return ended(window.Day, eventLife)
 	}
 	span, ok := spanOf(space)
 	switch {

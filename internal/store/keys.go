@@ -26,8 +26,9 @@ const (
 	keyRevision = "revision" // of what is declared
 	keyClock    = "clock"
 	keyBoot     = "boot"
-	keyAudit    = "audit" // the number of the last record
-	keyOpen     = "open"  // how many reservations are open
+	keyAudit    = "audit"      // the head of the chain: the number and the hash of the last record
+	keyBase     = "audit-base" // the same of the last record that has left; not there if none has
+	keyOpen     = "open"       // how many reservations are open
 
 	// keyCount is the number of names in a space of names. No name starts with NUL.
 	keyCount = "\x00count"

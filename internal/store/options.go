@@ -38,6 +38,7 @@ type Batch struct {
 	Ops      int           // how many ops it decided
 	Wrote    bool          // whether it had to be made durable
 	Took     time.Duration // from the first op's decision to the answer
+	Deciding time.Duration // how much of that went into deciding; the rest is the engine's, the disk included
 	Outcomes []Tally       // the writer's own memory: read it before returning, and keep nothing
 	Err      error         // why the whole batch failed; nil if it did not
 }
@@ -45,6 +46,7 @@ type Batch struct {
 // Tally is how one op ended.
 type Tally struct {
 	Op       quota.Op
+	Waited   time.Duration // from being asked for to the batch's begin; 0 for what nobody asked for
 	Outcome  quota.Outcome // 0 if the op failed with an error
 	Replayed bool          // see quota.Decision, also for what follows
 
@@ -57,14 +59,19 @@ type Tally struct {
 
 // Status is how a store is.
 type Status struct {
-	Start        time.Time // when it was opened
-	LedgerTime   time.Time // the time by which it counts; never goes back
-	Queue        int       // ops waiting now
-	Bytes, Most  int64     // room taken and the most that may be; 0 where the engine does not know
-	Commits      int64     // transactions made durable since the start
-	Undeclared   int64     // undeclared names with a count today
-	Open         int64     // reservations that are open
-	Oldest       time.Time // when the oldest of them was made; left out by Store.Status, as Store.Oldest has to look for it
+	Start        time.Time     // when it was opened
+	LedgerTime   time.Time     // the time by which it counts; never goes back
+	ClockAhead   time.Duration // by how much the machine's clock is ahead of LedgerTime; negative while it is behind
+	Queue        int           // ops waiting now
+	Overloaded   int64         // ops refused since the start, as too many were waiting
+	Bytes, Most  int64         // room taken and the most that may be; 0 where the engine does not know
+	Views        int           // readings of the engine that are open now; 0 where it does not know
+	OldestView   time.Duration // how long the oldest of them has been open
+	Commits      int64         // transactions made durable since the start
+	Audited      int64         // records of the audit trail since the ledger was made, those that have left included
+	Undeclared   int64         // undeclared names with a count today
+	Open         int64         // reservations that are open
+	Oldest       time.Time     // when the oldest of them was made; left out by Store.Status, as Store.Oldest has to look for it
 	Defaults     quota.Defaults
 	Declared     int           // buckets and patterns
 	Retain       time.Duration // see Options

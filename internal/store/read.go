@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/window"
@@ -285,16 +283,22 @@ func (s *state) balance(k quota.AccountKey, a quota.Account) quota.Balance {
 	return quota.Past(k, a)
 }
 
-// Audit returns a page of the audit trail, newest first. next is the Before of the page that follows; 0 at the end.
-func (s *Store) Audit(ctx context.Context, q AuditQuery) (records []quota.AuditRecord, next int64, err error) {
+// AuditPage is a page of the audit trail.
+type AuditPage struct {
+	Records []quota.AuditRecord // newest first
+	Next    int64               // the Before of the page that follows; 0 at the end
+	Chain   quota.AuditChain    // where the chain began and ended when the page was read
+}
+
+// Audit returns a page of the audit trail.
+func (s *Store) Audit(ctx context.Context, q AuditQuery) (page AuditPage, err error) {
 	err = s.view(ctx, func(st *state) error {
+		if page.Chain, err = st.auditChain(); err != nil {
+			return err
+		}
 		t := trail{state: st, q: q, before: q.Before}
 		if t.before == 0 {
-			last, err := st.number(spaceMeta, keyAudit)
-			if err != nil {
-				return err
-			}
-			t.before = last + 1
+			t.before = page.Chain.Head.Sequence + 1
 		}
 		spaces, err := st.spacesOf(auditAt)
 		if err != nil {
@@ -303,14 +307,14 @@ func (s *Store) Audit(ctx context.Context, q AuditQuery) (records []quota.AuditR
 		slices.Reverse(spaces)
 		for _, space := range spaces {
 			if more, err := t.read(space); err != nil || !more {
-				records, next = t.found, t.before
+				page.Records, page.Next = t.found, t.before
 				return err
 			}
 		}
-		records = t.found
+		page.Records, page.Next = t.found, 0
 		return nil
 	})
-	return records, next, err
+	return page, err
 }
 
 // trail is a listing of audit records under way.
@@ -373,37 +377,17 @@ func (t *trail) piece(space string, from int64) ([]quota.AuditRecord, error) {
 	return piece, err
 }
 
-func auditNumber(space, key string) (int64, error) {
-	n, err := strconv.ParseInt(key, 16, 64)
-	if err != nil {
-		return 0, fmt.Errorf("%w: %q in %s is not the key of an audit record", ErrCorrupt, key, space)
-	}
-	return n, nil
-}
-
-func parseAudit(record []byte, space, key string) (quota.AuditRecord, error) {
-	var r auditRecord
-	if err := parseJSON(record, space, key, &r); err != nil {
-		return quota.AuditRecord{}, err
-	}
-	sequence, err := auditNumber(space, key)
-	if err != nil {
-		return quota.AuditRecord{}, err
-	}
-	return quota.AuditRecord{
-		Sequence: sequence, Time: time.UnixMilli(r.Time).UTC(), Principal: r.Principal, Action: r.Action,
-		Bucket: r.Bucket, Before: r.Before, After: r.After, Reason: r.Reason,
-	}, nil
-}
-
 // Status tells how the store is.
 func (s *Store) Status(ctx context.Context) Status {
 	st := Status{
 		Start: s.start, LedgerTime: s.Now(), Queue: s.committer.Len(), Commits: s.Revision(), Retain: s.o.Retain,
-		CleanStop: s.cleanStop, RetentionLag: int(s.lag.Load()),
+		CleanStop: s.cleanStop, RetentionLag: int(s.lag.Load()), Overloaded: s.overload.Load(), ClockAhead: s.clock.ahead(),
 	}
 	if e, ok := s.engine.(Sizer); ok {
 		st.Bytes, st.Most = e.Size()
+	}
+	if e, ok := s.engine.(Viewer); ok {
+		st.Views, st.OldestView = e.Views()
 	}
 	s.mu.Lock()
 	p, failure := s.problems, s.failure
@@ -436,7 +420,11 @@ func (s *Store) Status(ctx context.Context) Status {
 		if st.Undeclared, err = v.number(namesAt+window.Day.At(v.now, zone).Label, keyCount); err != nil {
 			return err
 		}
-		st.Open, err = v.number(spaceMeta, keyOpen)
+		if st.Open, err = v.number(spaceMeta, keyOpen); err != nil {
+			return err
+		}
+		head, err := v.auditPoint(keyAudit)
+		st.Audited = head.Sequence
 		return err
 	})
 	if err != nil && failure == nil {

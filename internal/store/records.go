@@ -403,12 +403,14 @@ type (
 		MaxInFlight int64            `json:"max_in_flight,omitempty"`
 		Hold        int64            `json:"hold,omitempty"` // milliseconds
 		Estimates   []estimateRecord `json:"estimates,omitempty"`
+		Thresholds  []int            `json:"thresholds,omitzero"` // percent; none is something else than left out
 	}
 	defaultsRecord struct {
 		Limits         []limitRecord `json:"limits,omitempty"`
 		Zone           string        `json:"zone,omitempty"`
 		UndeclaredLive int64         `json:"undeclared_live"`
-		Exhausted      int64         `json:"exhausted,omitempty"` // milliseconds since 1970
+		Exhausted      int64         `json:"exhausted,omitempty"`  // milliseconds since 1970
+		Thresholds     []int         `json:"thresholds,omitempty"` // percent
 	}
 	auditRecord struct {
 		Time      int64  `json:"time"` // milliseconds since 1970
@@ -418,6 +420,7 @@ type (
 		Before    string `json:"before,omitempty"`
 		After     string `json:"after,omitempty"`
 		Reason    string `json:"reason,omitempty"`
+		Hash      string `json:"hash,omitempty"` // hexadecimal; records from before layout 3 have none
 	}
 	bootRecord struct {
 		Boots int64 `json:"boots"`
@@ -443,7 +446,7 @@ func limitsOf(rs []limitRecord) []quota.Limit {
 }
 
 func (r defaultsRecord) defaults() quota.Defaults {
-	d := quota.Defaults{Limits: limitsOf(r.Limits), Zone: r.Zone, UndeclaredLive: r.UndeclaredLive}
+	d := quota.Defaults{Limits: limitsOf(r.Limits), Zone: r.Zone, UndeclaredLive: r.UndeclaredLive, Thresholds: r.Thresholds}
 	if r.Exhausted != 0 {
 		d.Exhausted = time.UnixMilli(r.Exhausted).UTC()
 	}
@@ -451,7 +454,7 @@ func (r defaultsRecord) defaults() quota.Defaults {
 }
 
 func defaultsRecordOf(d quota.Defaults) defaultsRecord {
-	r := defaultsRecord{Limits: limitRecords(d.Limits), Zone: d.Zone, UndeclaredLive: d.UndeclaredLive}
+	r := defaultsRecord{Limits: limitRecords(d.Limits), Zone: d.Zone, UndeclaredLive: d.UndeclaredLive, Thresholds: d.Thresholds}
 	if !d.Exhausted.IsZero() {
 		r.Exhausted = d.Exhausted.UnixMilli()
 	}
@@ -462,6 +465,7 @@ func (r settingsRecord) settings() quota.Settings {
 	s := quota.Settings{
 		Limits: limitsOf(r.Limits), Zone: r.Zone, OnExpiry: r.OnExpiry, Description: r.Description, Source: r.Source,
 		MaxHold: r.MaxHold, MaxInFlight: r.MaxInFlight, Hold: time.Duration(r.Hold) * time.Millisecond,
+		Thresholds: r.Thresholds,
 	}
 	for _, e := range r.Estimates {
 		s.Estimates = append(s.Estimates, quota.Estimate{Unit: quota.Unit(e.Unit), Amount: e.Amount})
@@ -473,6 +477,7 @@ func settingsRecordOf(s quota.Settings) settingsRecord {
 	r := settingsRecord{
 		Limits: limitRecords(s.Limits), Zone: s.Zone, OnExpiry: s.OnExpiry, Description: s.Description, Source: s.Source,
 		MaxHold: s.MaxHold, MaxInFlight: s.MaxInFlight, Hold: s.Hold.Milliseconds(),
+		Thresholds: s.Thresholds,
 	}
 	for _, e := range s.Estimates {
 		r.Estimates = append(r.Estimates, estimateRecord{string(e.Unit), e.Amount})

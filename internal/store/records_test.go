@@ -52,6 +52,7 @@ func TestRecordsRoundTrip(t *testing.T) {
 		a := quota.Account{
 			Used: count.Draw(t, "used"), Held: count.Draw(t, "held"), Receipted: count.Draw(t, "receipted"),
 			Limit: anyCap(t), Override: anyCap(t), Resets: rapid.Uint32().Draw(t, "resets"),
+			Told: rapid.IntRange(0, quota.ThresholdMax).Draw(t, "told"),
 		}
 		if k.Span != window.Ever {
 			a.Start = time.Unix(rapid.Int64Range(-1e9, 4e9).Draw(t, "start"), 0).UTC()
@@ -130,6 +131,14 @@ func FuzzRecords(f *testing.F) {
 		}
 		if at, k, err := parseExpiryKey(string(body)); err == nil && expiryKey(at, k) != string(body) || err != nil && !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%v %+v, %v", at, k, err)
+		}
+		if e, err := parseEvent(record, space, auditKey(7)); err == nil {
+			body, bad := appendJSON(eventRecordOf(e))
+			if again, err := parseEvent(seal(body, space, auditKey(7)), space, auditKey(7)); bad != nil || err != nil || !cmp.Equal(e, again) {
+				t.Errorf("%v, %v, %s", bad, err, cmp.Diff(e, again))
+			}
+		} else if !errors.Is(err, ErrCorrupt) {
+			t.Error(err)
 		}
 		var boot bootRecord
 		if err := parseJSON(record, space, key, &boot); err != nil && !errors.Is(err, ErrCorrupt) {

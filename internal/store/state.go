@@ -62,12 +62,15 @@ type state struct {
 	receipts []string          // the spaces in which a receipt may be, the newest first; nil until looked for
 	changed  int64             // the new revision of what is declared; 0 if nothing changed
 	trailAt  string            // the space of new audit records; "" until looked for
+	eventsAt string            // the space of new events; "" until looked for
 	opened   int64             // open reservations, more or fewer than before this transaction
 	byTheWay quota.Decision    // what was expired for the sake of other ops
 	waits    bool              // nothing is expired for the sake of another op
 	stays    bool              // receipts stay in the space that they are in
 	expired  int               // of them, those that Expire ended
 	soonest  time.Time         // the first expiry that was scheduled; zero if none was
+
+	announced int64 // the number of the last event; 0 if this transaction has none
 }
 
 func newState(tx Tx, now time.Time, windows *window.Cache, books *books) *state {
@@ -397,37 +400,4 @@ func (s *state) SetDefaults(d quota.Defaults) error {
 	}
 	s.defaults = &d
 	return s.putJSON(spaceMeta, keyDefaults, defaultsRecordOf(d))
-}
-
-// Audit keeps an administrative change.
-func (s *state) Audit(a quota.AuditRecord) error {
-	n, err := s.number(spaceMeta, keyAudit)
-	if err != nil {
-		return err
-	}
-	if err := s.putNumber(spaceMeta, keyAudit, n+1); err != nil {
-		return err
-	}
-	space, err := s.auditSpace(a.Time)
-	if err != nil {
-		return err
-	}
-	return s.putJSON(space, auditKey(n+1), auditRecord{
-		a.Time.UnixMilli(), a.Principal, a.Action, a.Bucket, a.Before, a.After, a.Reason,
-	})
-}
-
-// auditSpace returns where a record goes: the space of its date, or the newest there is if a clock that was wrong has made later
-// ones, so that the spaces of the trail are in the order of its numbers.
-func (s *state) auditSpace(t time.Time) (string, error) {
-	if s.trailAt == "" {
-		spaces, err := s.spacesOf(auditAt)
-		if err != nil {
-			return "", err
-		}
-		if s.trailAt = auditAt + dateOf(t); len(spaces) > 0 {
-			s.trailAt = max(s.trailAt, spaces[len(spaces)-1])
-		}
-	}
-	return s.trailAt, nil
 }

@@ -28,7 +28,8 @@ type Store struct {
 	books     books
 	passed    passed
 
-	clock *clock
+	clock  *clock
+	events outbox
 
 	// The writer's own; nobody else touches them.
 	windows window.Cache
@@ -37,11 +38,13 @@ type Store struct {
 	// What a batch expired for the sake of its ops, and whether it expires nothing for their sake.
 	byTheWay Tally
 	waits    bool
-	stays    bool // receipts are not moved to the space of today: that takes room
+	stays    bool          // receipts are not moved to the space of today: that takes room
+	deciding time.Duration // how long this batch's transactions have been decided
 
 	revision  atomic.Int64 // rises with every durable commit
 	next      atomic.Int64 // when the next reservation expires, in milliseconds since 1970; or never
 	lag       atomic.Int64 // spaces due to leave
+	overload  atomic.Int64 // ops refused, as too many were waiting
 	start     time.Time
 	cleanStop bool // of the run before
 
@@ -66,8 +69,9 @@ type problems struct {
 
 // request is what the writer is asked: an op, or to tidy.
 type request struct {
-	op   quota.Op
-	tidy func(*state) error // if not nil, instead of an op
+	op    quota.Op
+	tidy  func(*state) error // if not nil, instead of an op
+	asked time.Duration      // when it was asked for, by Uptime
 }
 
 // Open returns the ledger that the engine keeps, and begins one if it keeps nothing. It commits before it returns: that makes
@@ -90,7 +94,11 @@ func Open(ctx context.Context, e Engine, o Options) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if err := s.boot(ctx); err != nil {
+	err := s.boot(ctx)
+	if err == nil {
+		err = s.openEvents(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	s.committer = groupcommit.New(BatchMax, QueueMax, s.commit)
@@ -120,9 +128,11 @@ func (s *Store) Apply(ctx context.Context, op quota.Op) (quota.Decision, error) 
 }
 
 func (s *Store) do(ctx context.Context, r request) (*quota.Decision, error) {
+	r.asked = s.o.Uptime()
 	d, err := s.committer.Do(ctx, r)
 	switch {
 	case errors.Is(err, groupcommit.ErrOverloaded):
+		s.overload.Add(1)
 		err = ErrOverloaded
 	case errors.Is(err, groupcommit.ErrClosed):
 		err = ErrClosed
@@ -134,6 +144,7 @@ func (s *Store) do(ctx context.Context, r request) (*quota.Decision, error) {
 func (s *Store) commit(ops []request, results []groupcommit.Result[*quota.Decision]) error {
 	began := s.o.Uptime()
 	now := s.clock.read()
+	s.deciding = 0
 	s.byTheWay = Tally{Op: quota.Expire{}, Outcome: quota.Done}
 	wrote, err := s.write(now, ops, results)
 	fault := err
@@ -149,7 +160,7 @@ func (s *Store) commit(ops []request, results []groupcommit.Result[*quota.Decisi
 		}
 	}
 	s.note(fault, wrote && fault == nil)
-	s.report(ops, results, Batch{Ops: len(ops), Wrote: wrote, Took: s.o.Uptime() - began, Err: err})
+	s.report(ops, results, began, Batch{Ops: len(ops), Wrote: wrote, Took: s.o.Uptime() - began, Deciding: s.deciding, Err: err})
 	return err
 }
 
@@ -184,6 +195,8 @@ func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result
 	err = s.broken()
 	if err == nil {
 		err = s.engine.Update(context.Background(), func(tx Tx) error { //nolint:forbidigo // a batch belongs to no single caller
+			began := s.o.Uptime()
+			defer func() { s.deciding += s.o.Uptime() - began }()
 			st = newState(tx, now, &s.windows, &s.books)
 			st.damaged, st.passed, st.waits, st.stays = s.damaged, &s.passed, s.waits, s.stays
 			return s.decide(st, ops, results)
@@ -196,6 +209,9 @@ func (s *Store) write(now time.Time, ops []request, results []groupcommit.Result
 	if wrote {
 		s.byTheWay.Charged += st.byTheWay.Charged
 		s.byTheWay.Released += st.byTheWay.Released
+	}
+	if wrote && st.announced > 0 { // before the revision rises: who sees that looks for events
+		s.events.publish(st.announced)
 	}
 	if wrote {
 		s.minute = minuteOf(now)
@@ -340,8 +356,8 @@ func (s *Store) damaged(err error) {
 	}
 }
 
-// report tells whoever listens what became of a batch.
-func (s *Store) report(ops []request, results []groupcommit.Result[*quota.Decision], b Batch) {
+// report tells whoever listens what became of a batch that began at a time, by Uptime.
+func (s *Store) report(ops []request, results []groupcommit.Result[*quota.Decision], began time.Duration, b Batch) {
 	if s.o.OnBatch == nil {
 		return
 	}
@@ -350,7 +366,7 @@ func (s *Store) report(ops []request, results []groupcommit.Result[*quota.Decisi
 		if r.op == nil {
 			continue
 		}
-		t := Tally{Op: r.op}
+		t := Tally{Op: r.op, Waited: began - r.asked}
 		if b.Err == nil && results[i].Err == nil {
 			d := results[i].Value
 			t.Outcome, t.Replayed, t.Late, t.Overage = d.Outcome, d.Replayed, d.Late, d.Overage

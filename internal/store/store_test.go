@@ -428,9 +428,9 @@ func TestClock(t *testing.T) {
 		if got := day(); got != first {
 			t.Errorf("told to accept the clock, it is still %s", got)
 		}
-		records, _, err := s.Audit(t.Context(), store.AuditQuery{Max: 10})
-		if err != nil || records[0].Action != "accept_clock" {
-			t.Errorf("%+v, %v", records, err)
+		page, err := s.Audit(t.Context(), store.AuditQuery{Max: 10})
+		if err != nil || page.Records[0].Action != "accept_clock" {
+			t.Errorf("%+v, %v", page, err)
 		}
 		verified(t, s, dir)
 	})
@@ -524,18 +524,18 @@ func TestPages(t *testing.T) {
 		var last int64
 		audits := 0
 		for before := int64(0); ; {
-			found, next, err := s.Audit(t.Context(), store.AuditQuery{Prefix: "app", Before: before, Max: size})
+			page, err := s.Audit(t.Context(), store.AuditQuery{Prefix: "app", Before: before, Max: size})
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, a := range found {
+			for _, a := range page.Records {
 				if last != 0 && a.Sequence >= last {
 					t.Errorf("audit record %d after %d", a.Sequence, last)
 				}
 				last = a.Sequence
 				audits++
 			}
-			if before = next; next == 0 {
+			if before = page.Next; before == 0 {
 				break
 			}
 		}

@@ -18,6 +18,7 @@ const faultsMax = 100
 // Report is what Verify found.
 type Report struct {
 	Accounts, Receipts, Audits, Declared int      // records read
+	Events                               int      // likewise
 	Open                                 int      // reservations that are open
 	Faults                               []string // what is wrong, a line each; none means that the ledger is sound
 	MoreFaults                           int      // those beyond the first hundred
@@ -36,7 +37,7 @@ func (r *Report) fault(format string, args ...any) {
 }
 
 // Verify reads every record of a ledger: checksums, forms, counts against receipts, what is held against the open reservations,
-// those against the index of their expiries, the numbering of the audit trail. It changes nothing, and is meant for a ledger that
+// those against the index of their expiries, the chain of the audit trail. It changes nothing, and is meant for a ledger that
 // nobody is writing to. A fault is reported; an error means that the engine could not be read.
 func Verify(ctx context.Context, e Engine) (Report, error) {
 	var r Report
@@ -44,6 +45,7 @@ func Verify(ctx context.Context, e Engine) (Report, error) {
 		v := verifier{
 			tx: tx, r: &r, receipts: make(map[quota.AccountKey]map[uint32]int64),
 			held: make(map[quota.AccountKey]int64), inFlight: make(map[quota.Bucket]int64),
+			told: make(map[quota.AccountKey]int),
 		}
 		return v.run()
 	})
@@ -61,14 +63,23 @@ type verifier struct {
 	inFlight      map[quota.Bucket]int64                // how many are open on each bucket
 	receiptSpaces []string
 	first         string // the first date whose receipts must all be there
-	audit         int64  // the number of the audit record before
+	chain         *quota.Chain
+	endless       bool                     // whether the head of the chain cannot be read
+	event         int64                    // the number of the event before
+	told          map[quota.AccountKey]int // the highest threshold that events tell of, of each count
+	baseless      bool                     // whether its base cannot, and no record has been met yet
+	seen          func(quota.AuditPoint)   // told of each place in the chain; nil means nobody
 }
 
 func (v *verifier) run() error {
-	if _, err := checkSchema(v.tx, Schema); err != nil {
+	schema, err := checkSchema(v.tx, Schema)
+	if err != nil {
 		return err
 	}
 	if err := v.meta(); err != nil {
+		return err
+	}
+	if _, err := v.auditTrail(schema); err != nil {
 		return err
 	}
 	var spaces []string
@@ -93,6 +104,7 @@ func (v *verifier) run() error {
 		}
 	}
 	v.unknownCounts()
+	v.cursors()
 	return v.open()
 }
 
@@ -225,17 +237,17 @@ func (v *verifier) space(space string) error {
 	at, _, _ := strings.Cut(space, "/")
 	span, counts := spanOf(space)
 	switch {
-	case at+"/" == namesAt && expired(space, v.r.LedgerTime, DefaultRetain): // perhaps leaving, a piece at a time
+	case (at+"/" == namesAt || at+"/" == eventsAt) && expired(space, v.r.LedgerTime, DefaultRetain): // perhaps leaving, a piece at a time
 	case counts:
 		return v.tx.Scan(space, "", func(key string, record []byte) bool {
 			v.account(span, space, key, record)
 			return true
 		})
-	case at+"/" == auditAt:
-		return v.audits(space)
 	case at+"/" == namesAt:
 		return v.names(space)
-	case space == spaceMeta, space == spaceSettings, at+"/" == receiptsAt: // read before
+	case at+"/" == eventsAt:
+		return v.eventSpace(space)
+	case space == spaceMeta, space == spaceSettings, at+"/" == receiptsAt, at+"/" == auditAt: // read before
 	case space == spaceExpiries, space == spaceInFlight: // read after
 	default:
 		v.r.fault("%s: a space that quotad does not know", space)
@@ -270,6 +282,9 @@ func (v *verifier) account(span window.Span, space, key string, record []byte) {
 	if whole {
 		v.r.Recounted++
 	}
+	if told := v.told[k]; whole && told != a.Told {
+		v.r.fault("%s: events told of %d%%, the count says %d%%", name, told, a.Told)
+	}
 	if sum > a.Receipted || whole && sum != a.Receipted {
 		v.r.fault("%s: receipts add up to %d, the count says %d", name, sum, a.Receipted)
 	}
@@ -287,22 +302,6 @@ func (v *verifier) unknownCounts() {
 			v.r.fault("%s %s %s %s: reservations hold of it, but there is no count", k.Bucket, k.Unit, k.Span, k.Label)
 		}
 	}
-}
-
-func (v *verifier) audits(space string) error {
-	return v.tx.Scan(space, "", func(key string, record []byte) bool {
-		v.r.Audits++
-		a, err := parseAudit(record, space, key)
-		if err != nil {
-			v.r.fault("%v", err)
-			return true
-		}
-		if v.audit != 0 && a.Sequence != v.audit+1 {
-			v.r.fault("%s: audit record %d is followed by %d", space, v.audit, a.Sequence)
-		}
-		v.audit = a.Sequence
-		return true
-	})
 }
 
 func (v *verifier) names(space string) error {
@@ -335,12 +334,21 @@ func (v *verifier) names(space string) error {
 func MarkRestored(ctx context.Context, e Engine, now time.Time, keepToday bool, principal, reason string) (until time.Time, err error) {
 	err = e.Update(ctx, func(tx Tx) error {
 		st := newState(tx, now, new(window.Cache), new(books))
+		schema, err := checkSchema(tx, Schema)
+		if err != nil {
+			return err
+		}
 		seen, err := st.number(spaceMeta, keyClock)
 		if err != nil {
 			return err
 		}
 		if ledger := time.Unix(0, seen); ledger.After(now) { // the ledger's time never goes back
 			st.now = ledger
+		}
+		if schema > 0 {
+			if err := st.migrate(schema); err != nil {
+				return err
+			}
 		}
 		if keepToday {
 			_, err := quota.Apply(st, st.now, quota.Note{Principal: principal, Reason: reason, Action: "restore", After: "the counts of the backup stand"})

@@ -56,17 +56,17 @@ func TestWrongClockLosesNothing(t *testing.T) {
 		do(t, s, quota.SetBucket{Name: "third"}, quota.Done)
 		var last int64 = 100
 		for before := int64(0); ; {
-			found, next, err := s.Audit(t.Context(), store.AuditQuery{Before: before, Max: 2})
+			page, err := s.Audit(t.Context(), store.AuditQuery{Before: before, Max: 2})
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, a := range found {
+			for _, a := range page.Records {
 				if last != 100 && a.Sequence != last-1 {
 					t.Errorf("audit record %d after %d", a.Sequence, last)
 				}
 				last = a.Sequence
 			}
-			if before = next; next == 0 {
+			if before = page.Next; before == 0 {
 				break
 			}
 		}

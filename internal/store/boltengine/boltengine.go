@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -50,6 +51,8 @@ type Options struct {
 	// ReadOnly opens the file for inspection and writes nothing, not even a lock file. It excludes writers, but not others
 	// that only read. It cannot be combined with Create.
 	ReadOnly bool
+	// Now is the clock by which Engine.Views measures; nil means time.Now. Only differences of its times are used.
+	Now func() time.Time
 }
 
 // Engine is a store.Engine on one bbolt file. It is safe for concurrent use: updates run one after another, views beside them.
@@ -64,6 +67,7 @@ type Engine struct {
 
 	writing sync.Mutex // held by the running Update
 	kept    arena      // values of the running Update
+	views   views      // that are open
 
 	state   sync.Mutex
 	running sync.WaitGroup // calls that Close waits for
@@ -77,6 +81,7 @@ var (
 	_ store.Engine      = (*Engine)(nil)
 	_ store.Snapshotter = (*Engine)(nil)
 	_ store.Sizer       = (*Engine)(nil)
+	_ store.Viewer      = (*Engine)(nil)
 )
 
 // Open takes the directory's lock, checks the whole structure of its file, and opens it. The error is ErrMissing, ErrLocked
@@ -139,6 +144,9 @@ func openLocked(path string, o Options) (*Engine, error) {
 		most = DefaultMaxSize
 	}
 	e := &Engine{path: path, most: most, readOnly: o.ReadOnly}
+	if e.views.now = o.Now; e.views.now == nil {
+		e.views.now = time.Now
+	}
 	if err := e.openFile(); err != nil {
 		return nil, err
 	}

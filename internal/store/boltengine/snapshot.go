@@ -50,6 +50,9 @@ func (e *Engine) snapshot(ctx context.Context, path string, free func(dir string
 // copyTo writes a consistent copy to w, if there is room for as many bytes.
 func (e *Engine) copyTo(w io.Writer, room func(need int64) error) (err error) {
 	defer e.recoverFault(debug.SetPanicOnFault(true), &err)
+	var v view
+	e.views.begin(&v)
+	defer e.views.end(&v)
 	t, err := e.db.Begin(false)
 	if err != nil {
 		return e.die(fmt.Errorf("beginning a view: %w", err))

@@ -57,6 +57,9 @@ func (e *Engine) View(ctx context.Context, fn func(store.Tx) error) (err error) 
 	}
 	defer e.running.Done()
 	defer e.recoverFault(debug.SetPanicOnFault(true), &err)
+	var v view
+	e.views.begin(&v)
+	defer e.views.end(&v)
 	t, err := e.db.Begin(false)
 	if err != nil {
 		return e.die(fmt.Errorf("beginning a view: %w", err))
