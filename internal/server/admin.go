@@ -26,7 +26,7 @@ func (s *Server) newAdmin() *http.Server {
 		answer(w, http.StatusOK, "quotad: /metrics /healthz /readyz\n")
 	})
 	return &http.Server{
-		Handler:           onlyLocal(s.c.Admin.Addr(), mux),
+		Handler:           harden(s.c.AdminRemote || s.c.Admin.Addr().Network() == "unix", mux),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -68,13 +68,13 @@ func answer(w http.ResponseWriter, code int, text string) {
 	_, _ = io.WriteString(w, text) // the caller may have gone
 }
 
-// onlyLocal refuses requests that name another host than this machine. A web page whose name was made to lead to loopback
-// reaches the port, but its browser sends that name.
-func onlyLocal(at net.Addr, next http.Handler) http.Handler {
-	socket := at.Network() == "unix" // no browser gets there
+// harden refuses requests that name another host than this machine, unless any is taken. A web page whose name was made to lead to
+// loopback reaches the port, but its browser sends that name. No browser gets to a unix socket, and where other machines are to come in,
+// their names for this one are not known.
+func harden(any bool, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		if !socket && !localHost(r.Host) {
+		if !any && !localHost(r.Host) {
 			answer(w, http.StatusForbidden, "the Host header names another machine; ask for localhost or 127.0.0.1\n")
 			return
 		}

@@ -18,13 +18,18 @@ func (adminOnly) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1
 
 func TestAdmin(t *testing.T) {
 	t.Parallel()
-	s := New(Config{Admin: adminOnly{}, Metrics: metrics.New(metrics.Build{}), Now: time.Now})
-	t.Cleanup(s.grpc.Stop) // which was never run
+	open := func(remote bool) *Server {
+		s := New(Config{Admin: adminOnly{}, AdminRemote: remote, Metrics: metrics.New(metrics.Build{}), Now: time.Now})
+		t.Cleanup(s.cut) // which was never run
+		return s
+	}
+	local, remote := open(false), open(true)
 	for _, test := range []struct {
 		state    Health
 		stopping bool
 		request  string // method and path
 		host     string
+		remote   bool // other machines may ask
 		code     int
 		want     string
 	}{
@@ -49,7 +54,18 @@ func TestAdmin(t *testing.T) {
 		{request: "GET /metrics", host: "127.0.0.1.evil.example:7071", code: 403},
 		{request: "GET /metrics", host: "10.0.0.1:7071", code: 403},
 		{request: "GET /metrics", host: ":7071", code: 403},
+		{request: "GET /metrics", remote: true, host: "quotad.monitoring.svc:7071", code: 200},
+		{request: "GET /readyz", remote: true, host: "10.0.0.1:7071", code: 200, want: "ready\n"},
+		{request: "GET /debug/pprof/", remote: true, host: "10.0.0.1:7071", code: 404},
+		{request: "GET /debug/vars", remote: true, code: 404},
+		{request: "POST /readyz", remote: true, code: 405},
+		{request: "DELETE /metrics", remote: true, code: 405},
+		{request: "GET /metrics/../debug/pprof/", remote: true, code: 307}, // to what is not there
 	} {
+		s := local
+		if test.remote {
+			s = remote
+		}
 		s.mu.Lock()
 		s.state, s.ready = test.state, !test.stopping
 		s.mu.Unlock()

@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -23,16 +25,31 @@ const socketMask = 0o177
 // answerTimeout is how long a socket that stands there already has to show that somebody answers on it.
 const answerTimeout = time.Second
 
-// Listen opens an address that only this machine can reach. A host name is resolved, and refused unless every address that it
-// stands for is on loopback. A socket is made with mode 0600; one that is left over and that nobody answers on is taken away,
-// so the caller should hold the lock of the data directory.
-func Listen(ctx context.Context, a config.Address) (net.Listener, error) {
+// usualMode is that of a socket for which no other is asked for: its owner's alone.
+const usualMode fs.FileMode = 0o600
+
+// ListenOptions says who may reach what is listened on. The zero value is the narrowest: loopback, and sockets of their owner alone.
+type ListenOptions struct {
+	Mode      fs.FileMode // of a unix socket: 0600, 0660 or 0666 in the main; 0 means 0600
+	Group     string      // of a unix socket, a name or a number; "" means that of the process, or of the directory if it says so
+	Remote    bool        // whether other machines may reach it
+	Inherited *Inherited  // what the service manager passed, for fd://NAME; nil means nothing
+}
+
+// Listen opens an address. Unless other machines may reach it, a host name is resolved, and refused unless every address that it stands
+// for is on loopback. A socket is at no moment more open than it will be; one that is left over and that nobody answers on is taken away,
+// so the caller should hold the lock of the data directory. What the service manager opened is checked for where it can be reached from,
+// and is otherwise as its unit says.
+func Listen(ctx context.Context, a config.Address, o ListenOptions) (net.Listener, error) {
 	var l net.Listener
 	var err error
-	if a.Network == "unix" {
-		l, err = listenSocket(ctx, a.Addr)
-	} else {
-		l, err = listenTCP(ctx, a.Addr)
+	switch a.Network {
+	case "unix":
+		l, err = listenSocket(ctx, a.Addr, o)
+	case "fd":
+		l, err = o.Inherited.take(a.Addr, o.Remote)
+	default:
+		l, err = listenTCP(ctx, a.Addr, o.Remote)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", a, err)
@@ -40,7 +57,7 @@ func Listen(ctx context.Context, a config.Address) (net.Listener, error) {
 	return l, nil
 }
 
-func listenTCP(ctx context.Context, address string) (net.Listener, error) {
+func listenTCP(ctx context.Context, address string, remote bool) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -51,7 +68,7 @@ func listenTCP(ctx context.Context, address string) (net.Listener, error) {
 	}
 	for i, ip := range ips {
 		ips[i] = ip.Unmap()
-		if !ips[i].IsLoopback() {
+		if !remote && !ips[i].IsLoopback() {
 			return nil, config.NotLocal(address)
 		}
 	}
@@ -68,7 +85,17 @@ func listenTCP(ctx context.Context, address string) (net.Listener, error) {
 // makes can only become less open.
 var umask sync.Mutex
 
-func listenSocket(ctx context.Context, path string) (net.Listener, error) {
+func listenSocket(ctx context.Context, path string, o ListenOptions) (net.Listener, error) {
+	if len(path) > config.SocketPathMax {
+		return nil, fmt.Errorf("the path has %d bytes; a socket's may have at most %d", len(path), config.SocketPathMax)
+	}
+	if o.Mode&^0o666 != 0 {
+		return nil, fmt.Errorf("%04o is not a mode for a socket; want 0600, 0660 or 0666", uint32(o.Mode))
+	}
+	gid, err := groupOf(o.Group)
+	if err != nil {
+		return nil, err
+	}
 	dir := filepath.Dir(path)
 	if info, err := os.Stat(dir); err != nil {
 		return nil, fmt.Errorf("the socket's directory: %w; make it beforehand, for those alone who may call: mkdir -m 0750 %s", err, dir)
@@ -78,6 +105,18 @@ func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	if err := clearSocket(ctx, path); err != nil {
 		return nil, err
 	}
+	l, err := bindSocket(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := openSocket(path, gid, o); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func bindSocket(ctx context.Context, path string) (net.Listener, error) {
 	umask.Lock()
 	defer umask.Unlock()
 	// By the mask at the time of the bind: a chmod after it would leave the socket open for a moment.
@@ -85,6 +124,35 @@ func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	defer syscall.Umask(before)
 	var lc net.ListenConfig
 	return lc.Listen(ctx, "unix", path)
+}
+
+// openSocket gives a socket that is its owner's alone to a group, and then opens it as far as is wished. The other way round the group
+// of before could come in for a moment.
+func openSocket(path string, gid int, o ListenOptions) error {
+	if gid >= 0 {
+		if err := os.Lchown(path, -1, gid); err != nil {
+			return fmt.Errorf("giving it to the group %s, which the user of quotad has to be a member of: %w", o.Group, err)
+		}
+	}
+	if o.Mode == 0 || o.Mode == usualMode {
+		return nil
+	}
+	return os.Chmod(path, o.Mode)
+}
+
+// groupOf returns the number of a group; -1 for none.
+func groupOf(group string) (int, error) {
+	if group == "" {
+		return -1, nil
+	}
+	if n, err := strconv.ParseUint(group, 10, 31); err == nil {
+		return int(n), nil
+	}
+	found, err := user.LookupGroup(group)
+	if err != nil {
+		return 0, fmt.Errorf("no group is called %q on this machine; want a name of getent group, or a number", group)
+	}
+	return strconv.Atoi(found.Gid)
 }
 
 // clearSocket takes away what a killed daemon left behind, and nothing else.

@@ -10,43 +10,58 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/stats"
 
+	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
 	"github.com/quotad/quotad/internal/auth"
 	"github.com/quotad/quotad/internal/metrics"
 )
 
 // Bounds on what callers may make the daemon hold. gRPC's own defaults are open.
 const (
-	// ConnectionsMax is how many connections one listener has at a time; more wait to be accepted.
+	// ConnectionsMax is how many connections one listener has at a time, and half of it for any one peer; more are closed at once.
 	ConnectionsMax = 1024
 	// CallsMax is how many calls one connection has open at a time; more wait at the client.
-	CallsMax = 1024
-	// StreamsMax is how many streaming calls are open at a time; more are refused with UNAVAILABLE. Each has a goroutine, and
-	// a watch reads the ledger again and again.
+	CallsMax = 256
+	// StreamsMax is how many streaming calls one server has open at a time; more are refused with UNAVAILABLE. Each has a goroutine,
+	// and a watch reads the ledger again and again.
 	StreamsMax = 64
-	// HealthWatchesMax is how many health watches are open at a time. They cost nothing while the health stays.
+	// HealthWatchesMax is how many health watches one server has open at a time. They cost nothing while the health stays.
 	HealthWatchesMax = 1024
-	// MessageBytesMax is the largest message either way. An Acquire has a few hundred bytes; the whole declared set of 10,000
-	// buckets, as Apply takes it and ListBuckets pages it, has to fit.
+	// MessageBytesMax is the largest message either way where inspection and administration are answered. The whole declared set of
+	// 10,000 buckets, as Apply takes it and ListBuckets pages it, has to fit.
 	MessageBytesMax = 4 << 20
+	// RequestBytesMax is the largest request where they are not. An Acquire has a few hundred bytes, and 32 charges with the longest
+	// names not 20,000.
+	RequestBytesMax = 64 << 10
 	// HeaderBytesMax is the most metadata that a call may bring.
 	HeaderBytesMax = 16 << 10
 
 	handshakeTimeout = 5 * time.Second
 	idleTimeout      = 15 * time.Minute
-	pingMinTime      = 10 * time.Second
-	pollInterval     = time.Second
-	streamWorkers    = 256
+	// What a connection shows is looked at when it begins: a certificate or a group that was taken away counts no longer than its
+	// connection. So none is for ever, and those on unix sockets are not either. gRPC adds a tenth more or less by chance, so that
+	// many do not come again at once, and clients go on by a new one without being told.
+	connectionAge   = 30 * time.Minute
+	connectionGrace = 30 * time.Second // for the calls that are under way on it
+	pingMinTime     = 10 * time.Second
+	pollInterval    = time.Second
+	streamWorkers   = 256
+
+	// Probes ask one thing, and are few.
+	probeConnectionsMax = 64
+	probeCallsMax       = 16
+	probeBytesMax       = 4 << 10
 )
 
 // Config is what a Server is made of.
@@ -75,12 +90,14 @@ type Health struct {
 	Degraded []string // what somebody should look at while it works: SERVING, and /readyz says 200 and lists them
 }
 
-// Server is a gRPC server with all that stands around it. It is a grpc.ServiceRegistrar.
+// Server is gRPC servers with all that stands around them. It is a grpc.ServiceRegistrar.
 type Server struct {
 	c        Config
 	log      *slog.Logger
-	grpc     *grpc.Server
-	guard    *guard
+	apps     *grpc.Server // for Listeners
+	control  *grpc.Server // for Control; nil if there are none
+	probe    *grpc.Server // for Probe; nil if there is none
+	guards   map[*grpc.Server]*guard
 	health   *health.Server
 	admin    *http.Server
 	stopping chan struct{}
@@ -94,43 +111,96 @@ type Server struct {
 
 // New returns a server that does not listen yet: services are registered first, then Run is called.
 func New(c Config) *Server {
-	s := &Server{c: c, log: c.Log, stopping: make(chan struct{}), hard: make(chan struct{})}
+	s := &Server{c: c, log: c.Log, stopping: make(chan struct{}), hard: make(chan struct{}), guards: make(map[*grpc.Server]*guard)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.c.Health == nil {
 		s.c.Health = func(context.Context) Health { return Health{} }
 	}
-	s.guard = newGuard(s.log, c, s.stopping)
-	s.grpc = grpc.NewServer(
-		grpc.UnaryInterceptor(s.guard.unary),
-		grpc.StreamInterceptor(s.guard.stream),
-		grpc.MaxConcurrentStreams(CallsMax),
-		grpc.MaxRecvMsgSize(MessageBytesMax),
-		grpc.MaxSendMsgSize(MessageBytesMax),
-		grpc.MaxHeaderListSize(HeaderBytesMax),
-		grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTimeout}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingMinTime, PermitWithoutStream: true}),
-		// Messages are small and the way is short: fixed windows need no measuring of the bandwidth.
-		grpc.InitialWindowSize(256<<10),
-		grpc.InitialConnWindowSize(1<<20),
-		// Goroutines that stay have grown their stacks: a new one for each call spends a tenth of its time on that. Calls beyond
-		// them get one of their own.
-		grpc.NumStreamWorkers(streamWorkers),
-	)
 	s.health = health.NewServer()
-	healthpb.RegisterHealthServer(s.grpc, s.health)
-	reflection.Register(s.grpc) // v1 and v1alpha
+	all := &loads{} // those of a principal on all servers together
+	if len(c.Control) == 0 {
+		s.apps = s.newGRPC(all, grpc.MaxRecvMsgSize(MessageBytesMax))
+	} else {
+		s.control = s.newGRPC(all, grpc.MaxRecvMsgSize(MessageBytesMax))
+		s.apps = s.newGRPC(all, grpc.MaxRecvMsgSize(RequestBytesMax), grpc.UnknownServiceHandler(s.elsewhere))
+	}
+	for _, g := range s.servers() {
+		reflection.Register(g) // v1 and v1alpha; each lists what it has itself
+	}
+	if c.Probe != nil {
+		// Its loads are its own, so that whoever can reach it alone cannot fill those of others.
+		s.probe = s.newGRPC(&loads{}, grpc.Creds(s.credentials(nil)), grpc.MaxRecvMsgSize(probeBytesMax), grpc.MaxConcurrentStreams(probeCallsMax))
+	}
 	if c.Admin != nil {
 		s.admin = s.newAdmin()
 	}
 	return s
 }
 
-// RegisterService makes the server answer a service. It is part of grpc.ServiceRegistrar.
+// newGRPC returns a gRPC server with a guard of its own and the bounds that hold for all; options may say otherwise.
+func (s *Server) newGRPC(of *loads, options ...grpc.ServerOption) *grpc.Server {
+	guard := newGuard(s.log, s.c, s.stopping, of)
+	common := []grpc.ServerOption{
+		grpc.Creds(s.credentials(s.c.TLS)),
+		grpc.InTapHandle(guard.arrives),
+		grpc.UnaryInterceptor(guard.unary),
+		grpc.StreamInterceptor(guard.stream),
+		grpc.MaxConcurrentStreams(CallsMax),
+		grpc.MaxSendMsgSize(MessageBytesMax),
+		grpc.MaxHeaderListSize(HeaderBytesMax),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: idleTimeout, MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingMinTime, PermitWithoutStream: true}),
+		// Messages are small and the way is short: fixed windows need no measuring of the bandwidth.
+		grpc.InitialWindowSize(256 << 10),
+		grpc.InitialConnWindowSize(1 << 20),
+		// Goroutines that stay have grown their stacks: a new one for each call spends a tenth of its time on that. Calls beyond
+		// them get one of their own.
+		grpc.NumStreamWorkers(streamWorkers),
+	}
+	if s.c.Trace != nil {
+		common = append(common, grpc.StatsHandler(s.c.Trace))
+	}
+	g := grpc.NewServer(append(common, options...)...)
+	s.guards[g] = guard
+	healthpb.RegisterHealthServer(g, s.health)
+	return g
+}
+
+func (s *Server) credentials(c *Certificates) credentials.TransportCredentials {
+	return impatient{TransportCredentials: newHandshake(c), log: s.log, metrics: s.c.Metrics}
+}
+
+// servers returns those that have services of ours.
+func (s *Server) servers() []*grpc.Server {
+	if s.control == nil {
+		return []*grpc.Server{s.apps}
+	}
+	return []*grpc.Server{s.apps, s.control}
+}
+
+// RegisterService makes the server answer a service. It is part of grpc.ServiceRegistrar. Where there is a Control, it alone has what is
+// not for apps.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
-	s.grpc.RegisterService(desc, impl)
+	if s.control == nil || desc.ServiceName == quotadv1.QuotaService_ServiceDesc.ServiceName {
+		s.apps.RegisterService(desc, impl)
+	}
+	if s.control != nil {
+		s.control.RegisterService(desc, impl)
+	}
+}
+
+// elsewhere answers calls of what apps does not have.
+func (s *Server) elsewhere(_ any, ss grpc.ServerStream) error {
+	method, _ := grpc.Method(ss.Context())
+	name, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	_, here := s.apps.GetServiceInfo()[name]
+	_, there := s.control.GetServiceInfo()[name]
+	return notHere(name, there && !here)
 }
 
 // Stopping is closed when the server begins to stop, for streams that would not end by themselves.
@@ -142,28 +212,35 @@ func (s *Server) Stop() { s.hardOnce.Do(func() { close(s.hard) }) }
 // Run serves until ctx ends, then stops in order: health says NOT_SERVING, no call is accepted any more, those that run have
 // the drain time to end, the rest is cut off, and HTTP ends last. The error is why it stopped if nobody asked it to.
 func (s *Server) Run(ctx context.Context) error {
-	s.guard.measure(s.grpc.GetServiceInfo())
+	for server, guard := range s.guards {
+		guard.measure(server.GetServiceInfo())
+	}
 	s.mu.Lock()
 	s.ready = true
 	s.mu.Unlock()
 	s.look(ctx)
-	failed := make(chan error, len(s.c.Listeners)+1)
+	failed := make(chan error, len(s.c.Listeners)+len(s.c.Control)+2)
 	var serving sync.WaitGroup
-	for _, l := range s.c.Listeners {
-		s.log.Info("listening", "for", "grpc", "address", AddressOf(l))
+	serve := func(what string, l net.Listener, most int, by interface{ Serve(net.Listener) error }) {
+		s.log.Info("listening", "for", what, "address", AddressOf(l))
 		serving.Go(func() {
-			if err := s.grpc.Serve(netutil.LimitListener(l, ConnectionsMax)); err != nil {
-				failed <- fmt.Errorf("serving grpc on %s: %w", AddressOf(l), err)
+			refused := func(reason string) { s.c.Metrics.ConnectionRefused(metrics.ConnRefusal(reason)) }
+			if err := by.Serve(limitConnections(l, most, refused)); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serving %s on %s: %w", what, AddressOf(l), err)
 			}
 		})
 	}
+	for _, l := range s.c.Listeners {
+		serve("grpc", l, ConnectionsMax, s.apps)
+	}
+	for _, l := range s.c.Control {
+		serve("control", l, ConnectionsMax, s.control)
+	}
+	if s.probe != nil {
+		serve("probe", s.c.Probe, probeConnectionsMax, s.probe)
+	}
 	if s.admin != nil {
-		s.log.Info("listening", "for", "admin", "address", AddressOf(s.c.Admin))
-		serving.Go(func() {
-			if err := s.admin.Serve(netutil.LimitListener(s.c.Admin, adminConnectionsMax)); !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("serving http on %s: %w", AddressOf(s.c.Admin), err)
-			}
-		})
+		serve("admin", s.c.Admin, adminConnectionsMax, s.admin)
 	}
 	if s.c.Ready != nil {
 		s.c.Ready()
@@ -203,7 +280,7 @@ func (s *Server) shutdown(ctx context.Context) {
 	s.log.Info("stopping: running calls may end", "step", "2/3", "within", s.c.Drain)
 	drained := make(chan struct{})
 	go func() {
-		s.grpc.GracefulStop()
+		s.each((*grpc.Server).GracefulStop)
 		close(drained)
 	}()
 	patience := time.NewTimer(s.c.Drain)
@@ -212,10 +289,10 @@ func (s *Server) shutdown(ctx context.Context) {
 	case <-drained:
 	case <-patience.C:
 		s.log.Warn("stopping: calls are still running, and are cut off")
-		s.grpc.Stop()
+		s.cut()
 	case <-s.hard:
 		s.log.Warn("stopping: told to stop at once")
-		s.grpc.Stop()
+		s.cut()
 	}
 	<-drained
 	s.log.Info("stopping: listeners are closed", "step", "3/3")
@@ -228,6 +305,18 @@ func (s *Server) shutdown(ctx context.Context) {
 	if err := s.admin.Shutdown(ctx); err != nil {
 		_ = s.admin.Close() // cut off what is left; the listener is closed already
 	}
+}
+
+// cut ends all calls at once.
+func (s *Server) cut() { s.each((*grpc.Server).Stop) }
+
+// each does a thing with all gRPC servers at once, and returns when it is done with all.
+func (s *Server) each(do func(*grpc.Server)) {
+	var doing sync.WaitGroup
+	for g := range s.guards {
+		doing.Go(func() { do(g) })
+	}
+	doing.Wait()
 }
 
 // look asks for the health, tells probes, and logs what has come and gone.
@@ -251,9 +340,11 @@ func (s *Server) look(ctx context.Context) {
 		status = healthpb.HealthCheckResponse_NOT_SERVING
 	}
 	s.health.SetServingStatus("", status)
-	for name := range s.grpc.GetServiceInfo() {
-		if ours(name) {
-			s.health.SetServingStatus(name, status)
+	for _, g := range s.servers() {
+		for name := range g.GetServiceInfo() {
+			if ours(name) {
+				s.health.SetServingStatus(name, status)
+			}
 		}
 	}
 }
