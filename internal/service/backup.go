@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
+	"github.com/quotad/quotad/internal/auth"
 )
 
 const (
@@ -29,7 +30,11 @@ const (
 // Backup sends a consistent copy of the ledger, whose structure has been checked. The copy is a file of its own by then, so that
 // a slow reader holds up nothing but the next backup.
 func (a adminServer) Backup(_ *quotadv1.BackupRequest, stream grpc.ServerStreamingServer[quotadv1.BackupResponse]) error {
-	if _, err := caller(stream.Context()); err != nil {
+	who, err := caller(stream.Context())
+	if err != nil {
+		return err
+	}
+	if err := authorise(who, asked{auth.Admin, []string{everyBucket}}); err != nil {
 		return err
 	}
 	if !a.s.backingUp.TryLock() {

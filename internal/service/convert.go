@@ -189,6 +189,7 @@ func settingsOf(b *quotadv1.Bucket, field string) (quota.Settings, quota.Problem
 		}
 		s.Estimates = append(s.Estimates, estimate)
 	}
+	s.Thresholds = thresholdsOf(b.GetThresholds())
 	switch b.GetOnExpiry() {
 	case quotadv1.OnExpiry_ON_EXPIRY_UNSPECIFIED, quotadv1.OnExpiry_ON_EXPIRY_CHARGE:
 		s.OnExpiry = quota.ExpiryCharge
@@ -212,6 +213,7 @@ func bucket(name string, s *quota.Settings) *quotadv1.Bucket {
 	if s.Hold != 0 {
 		b.Hold = durationpb.New(s.Hold)
 	}
+	b.Thresholds = thresholds(s.Thresholds)
 	if s.Source == quota.SourceFile {
 		b.Source = quotadv1.Source_SOURCE_FILE
 	}

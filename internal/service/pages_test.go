@@ -22,17 +22,17 @@ func (s *shown) Usage(_ context.Context, q store.UsageQuery) (found []quota.Bala
 	return found, "token", nil
 }
 
-func (s *shown) Audit(_ context.Context, q store.AuditQuery) (found []quota.AuditRecord, next int64, err error) {
+func (s *shown) Audit(_ context.Context, q store.AuditQuery) (page store.AuditPage, err error) {
 	if q.Before == 0 {
 		q.Before = 2001
 	}
-	for n := q.Before - 1; n > 0 && len(found) < q.Max; n-- {
-		found, next = append(found, quota.AuditRecord{Sequence: n, After: strings.Repeat("x", 10_000)}), n
+	for n := q.Before - 1; n > 0 && len(page.Records) < q.Max; n-- {
+		page.Records, page.Next = append(page.Records, quota.AuditRecord{Sequence: n, After: strings.Repeat("x", 10_000)}), n
 	}
-	if next == 1 {
-		next = 0
+	if page.Next == 1 {
+		page.Next = 0
 	}
-	return found, next, nil
+	return page, nil
 }
 
 func startShown(t *testing.T, views []quota.View) (*rig, *shown) {

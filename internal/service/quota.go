@@ -33,7 +33,8 @@ func (q quotaServer) Acquire(ctx context.Context, req *quotadv1.AcquireRequest) 
 
 // Check tells what an Acquire would answer.
 func (q quotaServer) Check(ctx context.Context, req *quotadv1.CheckRequest) (*quotadv1.CheckResponse, error) {
-	if _, err := caller(ctx); err != nil {
+	who, err := caller(ctx)
+	if err != nil {
 		return nil, err
 	}
 	op, problems := acquireOf(req.GetBucket(), req.GetCharges(), req.GetHold())
@@ -43,9 +44,16 @@ func (q quotaServer) Check(ctx context.Context, req *quotadv1.CheckRequest) (*qu
 	if problems = append(problems, op.Validate()...); problems != nil {
 		return nil, invalid(problems)
 	}
-	d, err := q.s.c.Ledger.Check(ctx, op)
+	what, err := askedOf(op)
 	if err != nil {
 		return nil, failure(err)
+	}
+	if err := authorise(who, what); err != nil {
+		return nil, err
+	}
+	d, err := q.s.c.Ledger.Check(ctx, op)
+	if err != nil {
+		return nil, q.s.sightOf(who).failure(ctx, err)
 	}
 	resp := &quotadv1.CheckResponse{Allowed: d.Outcome == quota.Done, Balances: balances(d.Balances)}
 	if d.Outcome == quota.Denied {

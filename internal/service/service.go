@@ -28,10 +28,14 @@ type Ledger interface {
 	Buckets(context.Context, store.BucketQuery) (views []quota.View, next string, err error)
 	// Usage returns a page of counts, the oldest window first; next is "" at the end.
 	Usage(context.Context, store.UsageQuery) (balances []quota.Balance, next string, err error)
-	// Audit returns a page of the audit trail, newest first; next is 0 at the end.
-	Audit(context.Context, store.AuditQuery) (records []quota.AuditRecord, next int64, err error)
+	// Audit returns a page of the audit trail.
+	Audit(context.Context, store.AuditQuery) (store.AuditPage, error)
 	// Reservations returns a page of reservations; next is "" at the end.
 	Reservations(context.Context, store.ReservationQuery) (found []quota.Reservation, next string, err error)
+	// LastEvent returns the id of the newest event; 0 if there never was one.
+	LastEvent() int64
+	// Events returns events in the order of their ids, from the one above after on, at most most.
+	Events(ctx context.Context, after int64, most int) ([]quota.Event, error)
 	// Status tells how the ledger is.
 	Status(context.Context) store.Status
 	// Now returns the time by which the ledger counts; it never goes back.
@@ -51,12 +55,16 @@ type Config struct {
 	Problems  func() []string // what is wrong besides the ledger's own problems; nil means nothing
 	BackupDir string          // where a backup is written before it is sent, of this daemon alone; "" means that for temporary files
 	Stopping  <-chan struct{} // closed when the daemon stops, to end streams; nil means never
+	// Access is the policy in force, for WhoAmI and ExplainAccess; nil means that there never is one. What a caller may do comes with
+	// each call.
+	Access func() *auth.Access
 }
 
 // Service implements the three services of the contract.
 type Service struct {
 	c         Config
 	backingUp sync.Mutex // held while a backup is made and sent
+	tokens    sealer     // of pages from which something may be hidden
 }
 
 // New returns a Service.
@@ -67,7 +75,11 @@ func New(c Config) *Service {
 	if c.Problems == nil {
 		c.Problems = func() []string { return nil }
 	}
-	return &Service{c: c}
+	if c.Access == nil {
+		none := auth.OpenAccess()
+		c.Access = func() *auth.Access { return none }
+	}
+	return &Service{c: c, tokens: newSealer()}
 }
 
 // Register makes a server answer the three services.
@@ -77,15 +89,24 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	quotadv1.RegisterAdminServiceServer(r, adminServer{s: s})
 }
 
-// apply has the ledger make one change, in the name of who calls. It is the only place that says who that is.
+// apply has the ledger make one change, in the name of who calls, if they may make it. It is the only place that says who that is.
 func (s *Service) apply(ctx context.Context, who auth.Principal, op quota.Op) (quota.Decision, error) {
-	op, err := inNameOf(who, op)
+	what, err := askedOf(op)
 	if err != nil {
 		return quota.Decision{}, failure(err)
 	}
+	if err := authorise(who, what); err != nil {
+		return quota.Decision{}, err
+	}
+	if op, err = inNameOf(who, op); err != nil {
+		return quota.Decision{}, failure(err)
+	}
 	d, err := s.c.Ledger.Apply(ctx, op)
-	if err != nil {
-		return d, failure(err)
+	if err != nil { // which may be of a record that the caller did not ask for: others' reservations expire on the way
+		return d, s.sightOf(who).failure(ctx, err)
+	}
+	if d.Outcome == quota.NotAllowed {
+		return d, notAllowed(who, what.verb, texts(d.Refused))
 	}
 	return d, refusal(ctx, d)
 }
@@ -104,6 +125,7 @@ func inNameOf(who auth.Principal, op quota.Op) (quota.Op, error) {
 		return op, nil
 	case quota.Extend:
 		op.Principal = who.Name
+		op.May = func(b quota.Bucket) bool { return who.May(auth.Acquire, b) }
 		return op, nil
 	case quota.SetBucket:
 		op.Principal = who.Name

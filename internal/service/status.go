@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
+	"github.com/quotad/quotad/internal/auth"
 	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/store"
 )
@@ -48,6 +50,8 @@ const (
 	ReasonAlreadySettled     = "ALREADY_SETTLED"
 	ReasonAlreadyReleased    = "ALREADY_RELEASED"
 	ReasonExpired            = "RESERVATION_EXPIRED"
+
+	ReasonPermissionDenied = "PERMISSION_DENIED"
 )
 
 // How much a status says. It travels as a header, of which gRPC's C core, and so Python and Ruby, takes 8 KiB: the text up to
@@ -60,6 +64,9 @@ const (
 	textBytesMax  = 800
 	faultBytesMax = 400 // of what is said about one field
 	fieldBytesMax = 100
+
+	refusedBytesMax   = 2500 // of the names of buckets that a caller may not touch; the first is always there
+	principalBytesMax = 300
 )
 
 // stopRetries tells gRPC's own retries that sending the call again is no use.
@@ -101,6 +108,7 @@ func refusal(ctx context.Context, d quota.Decision) error {
 		return ended(d, ReasonAlreadyReleased, "was released before%s; nothing of it is charged: use a new id to acquire again")
 	case quota.AlreadyExpired:
 		return ended(d, ReasonExpired, "has expired%s; it can be settled or released, and nothing else: use a new id to acquire again")
+	case quota.NotAllowed: // told of by who asked, who knows whom it was asked of
 	case quota.Behind: // a store expires what is due, and asks again
 	}
 	return newStatus(codes.Internal, fmt.Sprintf("the ledger answered with %v", d.Outcome)).Err()
@@ -247,6 +255,57 @@ func backupFailure(err error) error {
 func backupRunning() error {
 	return fail(codes.Unavailable, ReasonBackupRunning, "another backup is being made or sent; try again when it has ended")
 }
+
+// notAllowed names who may not do what, and with which buckets: all of them, as many as a status may carry.
+func notAllowed(who auth.Principal, v auth.Verb, names []string) error {
+	listed, bytes := 0, 0
+	for i, name := range names {
+		if bytes += len(name) + 1; i > 0 && bytes > refusedBytesMax {
+			break
+		}
+		listed++
+	}
+	subject := short(who.String(), principalBytesMax)
+	why := &errdetails.ErrorInfo{Reason: ReasonPermissionDenied, Domain: Domain, Metadata: map[string]string{
+		"principal": subject, "verb": v.String(),
+	}}
+	text := fmt.Sprintf("the policy does not let %s %s ", subject, v)
+	switch {
+	case len(names) == 0:
+		text += "anything"
+	case slices.Equal(names, []string{everyBucket}):
+		text += "every bucket (" + everyBucket + ")"
+	default:
+		text += strings.Join(names[:listed], ", ")
+	}
+	if len(names) > 0 {
+		why.Metadata["bucket"] = short(strings.Join(names[:listed], ","), refusedBytesMax)
+	}
+	if more := len(names) - listed; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+		why.Metadata["omitted"] = strconv.Itoa(more)
+	}
+	return withDetails(newStatus(codes.PermissionDenied, text), protoadapt.MessageV1Of(why))
+}
+
+// accessChanged ends a stream whose caller may have been allowed less meanwhile, or is nobody any more.
+func accessChanged() error {
+	return status.Error(codes.Unavailable, "who may do what has changed; watch again")
+}
+
+// hiddenFailure is failure for a caller from whom something is hidden: what is wrong may be a record of somebody else's.
+func hiddenFailure(err error) error {
+	switch status.Code(failure(err)) {
+	case codes.DataLoss:
+		return fail(codes.DataLoss, ReasonRecordCorrupt, "a record fails its checksum; who may inspect every bucket is told which")
+	case codes.Internal:
+		return status.Error(codes.Internal, "the ledger failed; who may inspect every bucket is told why")
+	}
+	return failure(err)
+}
+
+// isDefect tells a failure that should not be.
+func isDefect(err error) bool { return status.Code(err) == codes.Internal }
 
 func unauthenticated() error {
 	return status.Error(codes.Unauthenticated, "the server does not know who is calling")

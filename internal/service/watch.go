@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
+	"github.com/quotad/quotad/internal/auth"
 	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/store"
 )
@@ -33,11 +34,16 @@ const (
 // so that a watcher that does not listen holds up nobody.
 func (i inspectServer) WatchUsage(req *quotadv1.WatchUsageRequest, stream grpc.ServerStreamingServer[quotadv1.WatchUsageResponse]) error {
 	ctx := stream.Context()
-	if _, err := caller(ctx); err != nil {
+	access := i.s.c.Access()
+	see, err := i.sight(ctx)
+	if err != nil {
 		return err
 	}
+	if access.Principal(auth.CallerOf(ctx).Identities) != see.who { // found out under a policy that has been replaced since
+		return accessChanged()
+	}
 	var ps quota.Problems
-	w := watcher{s: i.s, prefix: checkPrefix(&ps, req.GetPrefix())}
+	w := watcher{s: i.s, see: see, prefix: checkPrefix(&ps, req.GetPrefix())}
 	interval, faults := watchDefault, len(ps)
 	if req.GetInterval() != nil {
 		interval = duration(&ps, "interval", req.GetInterval())
@@ -48,11 +54,17 @@ func (i inspectServer) WatchUsage(req *quotadv1.WatchUsageRequest, stream grpc.S
 	if ps != nil {
 		return invalid(ps)
 	}
+	var some bool
+	w.prefix, some = see.narrow(w.prefix)
+	w.nothing = !some
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for waiting := []*quotadv1.WatchUsageResponse(nil); ; {
+		// Who may do less now than when the stream began, or whose token was revoked, is asked anew who they are.
+		if i.s.c.Access() != access {
+			return accessChanged()
+		}
 		if len(waiting) == 0 {
-			var err error
 			if waiting, err = w.look(ctx); err != nil {
 				return err
 			}
@@ -85,10 +97,13 @@ func keyOf(b *quotadv1.Balance) countKey {
 
 type watcher struct {
 	s        *Service
+	see      sight
+	nothing  bool // whether nothing under the prefix may be shown
 	prefix   quota.Bucket
 	sent     map[countKey]*quotadv1.Balance // what is current, as it was sent; nil before the first look
 	revision int64
 	minute   int64
+	event    int64 // the last event that it was told of, or that was there before it
 }
 
 // look returns what has changed since it looked last, in as many messages as that takes; none if nothing has. The first look
@@ -100,6 +115,10 @@ func (w *watcher) look(ctx context.Context) ([]*quotadv1.WatchUsageResponse, err
 		return nil, nil // windows end on the minute, if nothing else happens
 	}
 	w.revision, w.minute = revision, minute
+	told, err := w.told(ctx, first)
+	if err != nil {
+		return nil, err
+	}
 	current, listed, err := w.read(ctx)
 	if err != nil {
 		return nil, err
@@ -121,8 +140,11 @@ func (w *watcher) look(ctx context.Context) ([]*quotadv1.WatchUsageResponse, err
 	for some := range slices.Chunk(changed, watchBalancesMax) {
 		out = append(out, &quotadv1.WatchUsageResponse{Balances: some, Time: timestamppb.New(now)})
 	}
-	if first && out == nil {
+	if out == nil && (first || len(told) > 0) {
 		out = append(out, &quotadv1.WatchUsageResponse{Time: timestamppb.New(now)})
+	}
+	if len(told) > 0 { // after the counts, so that nobody is told of what they have not seen
+		out[len(out)-1].Events = told
 	}
 	if first {
 		out[0].Full = true
@@ -133,21 +155,28 @@ func (w *watcher) look(ctx context.Context) ([]*quotadv1.WatchUsageResponse, err
 // read returns the counts that are current, and the names of the buckets that are listed.
 func (w *watcher) read(ctx context.Context) (current map[countKey]*quotadv1.Balance, listed map[string]bool, err error) {
 	current, listed = make(map[countKey]*quotadv1.Balance), make(map[string]bool)
+	if w.nothing {
+		return current, listed, nil
+	}
+	counts := 0 // those that are not shown are read as well
 	for after := ""; ; {
 		views, next, err := w.s.c.Ledger.Buckets(ctx, store.BucketQuery{Prefix: w.prefix, After: after, Max: viewsAtOnce})
 		if err != nil {
-			return nil, nil, failure(err)
+			return nil, nil, w.see.failure(ctx, err)
 		}
 		for _, v := range views {
+			if counts += len(v.Balances); !w.see.bucket(v.Name) {
+				continue
+			}
 			listed[v.Name] = true
 			for _, b := range v.Balances {
 				now := balance(b)
 				current[keyOf(now)] = now
 			}
 		}
-		if len(current) > watchBalancesMax {
+		if counts > watchBalancesMax {
 			var ps quota.Problems
-			ps.Add("prefix", "%q has more than %d counts; watch a part of it", w.prefix, watchBalancesMax)
+			ps.Add("prefix", "there are more than %d counts under %q; watch a part of them", watchBalancesMax, w.prefix)
 			return nil, nil, invalid(ps)
 		}
 		if after = next; next == "" {
@@ -173,7 +202,7 @@ func (w *watcher) gone(ctx context.Context, current map[countKey]*quotadv1.Balan
 			asked[name] = true
 			v, err := w.s.c.Ledger.Bucket(ctx, name)
 			if err != nil {
-				return nil, failure(err)
+				return nil, w.see.failure(ctx, err)
 			}
 			for _, b := range balances(v.Balances) {
 				fresh[keyOf(b)] = b
