@@ -29,9 +29,11 @@ type ledger struct {
 	declared, clock, lag, problem                 *prometheus.Desc
 	loadOK, loadTime                              *prometheus.Desc
 	open, oldest                                  *prometheus.Desc
+	ahead, clean, overloaded, audited             *prometheus.Desc
+	views, oldestView                             *prometheus.Desc
 }
 
-// load is how the latest reading of the buckets file went.
+// load is how the latest reading of a file went.
 type load struct {
 	ok    bool
 	taken time.Time // the latest that was taken; zero if none was
@@ -53,27 +55,38 @@ func newLedger() *ledger {
 		problem:       gauge("problem", "1 while there is a problem of this kind, else 0.", "kind"),
 		open:          gauge("reservations_open", "Reservations that are open."),
 		oldest:        gauge("reservations_oldest_age_seconds", "How long ago the oldest open reservation was made, of the 20,000 that expire first; 0 if none is open."),
+		ahead:         gauge("clock_ahead_seconds", "By how much the machine's clock is ahead of the ledger's time; negative while it is behind."),
+		clean:         gauge("last_stop_in_order", "Whether the run before this one ended in order, or there was none."),
+		overloaded:    gauge("queue_refused_total", "Ops that were refused because too many were waiting."),
+		audited:       gauge("audit_records_total", "Records of the audit trail since the ledger was made, those that have left included."),
+		views:         gauge("views_open", "Readings of the data file that are open, copies for backups included; 0 in memory."),
+		oldestView:    gauge("views_oldest_age_seconds", "How long the oldest reading of the data file has been open. While it is, what is freed in the file cannot be used again."),
 		loadOK:        gauge("buckets_file_last_load_ok", "Whether the buckets file was taken when it was last read. Absent without a buckets file."),
 		loadTime:      gauge("buckets_file_last_taken_time_seconds", "When a buckets file was last taken, in seconds since 1970. Absent if none was."),
 	}
 }
 
 func (l *ledger) loaded(at time.Time, ok bool) {
-	next := load{ok: ok, taken: at}
-	if before := l.load.Load(); !ok {
-		next.taken = time.Time{}
-		if before != nil {
-			next.taken = before.taken
-		}
+	l.load.Store(l.load.Load().next(at, ok))
+}
+
+// next is how things stand after one more reading; nil is before the first.
+func (l *load) next(at time.Time, ok bool) *load {
+	if ok {
+		return &load{ok: true, taken: at}
 	}
-	l.load.Store(&next)
+	next := &load{}
+	if l != nil {
+		next.taken = l.taken
+	}
+	return next
 }
 
 // Describe names the metrics; it is part of prometheus.Collector.
 func (l *ledger) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		l.queue, l.bytes, l.most, l.undeclared, l.undeclaredMax, l.declared, l.clock, l.lag, l.problem, l.loadOK, l.loadTime,
-		l.open, l.oldest,
+		l.open, l.oldest, l.ahead, l.clean, l.overloaded, l.audited, l.views, l.oldestView,
 	} {
 		out <- d
 	}
@@ -105,6 +118,15 @@ func (l *ledger) Collect(out chan<- prometheus.Metric) {
 	gauge(l.declared, float64(s.Declared))
 	gauge(l.clock, seconds(s.LedgerTime))
 	gauge(l.lag, float64(s.RetentionLag))
+	gauge(l.ahead, s.ClockAhead.Seconds())
+	gauge(l.clean, number(s.CleanStop))
+	gauge(l.views, float64(s.Views))
+	gauge(l.oldestView, s.OldestView.Seconds())
+	counter := func(d *prometheus.Desc, n int64) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n))
+	}
+	counter(l.overloaded, s.Overloaded)
+	counter(l.audited, s.Audited)
 	gauge(l.open, float64(s.Open))
 	age := time.Duration(0)
 	if !s.Oldest.IsZero() {

@@ -29,10 +29,12 @@ type Metrics struct {
 	late    prometheus.Counter
 	overage *prometheus.CounterVec
 	batch   prometheus.Histogram
-	commit  prometheus.Histogram
+	stages  stages
 	failed  prometheus.Counter
 	loads   *prometheus.CounterVec
 	ledger  *ledger
+	edge    *edge
+	events  *events
 }
 
 // Build says what is running. Where Version or Commit is empty, "unknown" is shown.
@@ -72,11 +74,7 @@ func New(b Build) *Metrics {
 		Help:    "How many ops shared one transaction.",
 		Buckets: prometheus.ExponentialBuckets(1, 2, 11), // to store.BatchMax
 	})
-	m.commit = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name:    "quotad_commit_duration_seconds",
-		Help:    "How long a transaction took that had to be made durable, from its first decision to the disk's answer.",
-		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
-	})
+	m.stages = newStages()
 	m.failed = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "quotad_commit_failures_total",
 		Help: "Transactions that were not kept, or perhaps not: no room, or a disk that failed.",
@@ -86,11 +84,13 @@ func New(b Build) *Metrics {
 		Help: "Readings of the buckets file, by whether it was taken (ok) or refused (bad).",
 	}, []string{"result"})
 	m.registry.MustRegister(
-		m.rpcs, m.open, m.panics, m.replays, m.batch, m.commit, m.failed, m.loads, m.ledger, m.newOps(), m.newEnded(),
+		m.rpcs, m.open, m.panics, m.replays, m.batch, m.stages.wait, m.stages.decide, m.stages.commit, m.failed, m.loads, m.ledger, m.newOps(), m.newEnded(),
 		m.late, m.overage, buildInfo(b),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+	m.edge = newEdge(m.registry)
+	m.events = newEvents(m.registry)
 	for _, result := range []string{"ok", "bad"} {
 		m.loads.WithLabelValues(result) // present before the first, so that a rate can be told from nothing
 	}
@@ -150,9 +150,7 @@ func (m *Metrics) ObserveBatch(b store.Batch) {
 	}
 	m.observeReservations(b)
 	m.batch.Observe(float64(b.Ops))
-	if b.Wrote {
-		m.commit.Observe(b.Took.Seconds())
-	}
+	m.stages.observe(b)
 	if b.Err != nil {
 		m.failed.Inc()
 	}

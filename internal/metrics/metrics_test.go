@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -38,6 +37,9 @@ func used() *Metrics {
 	m.Method("/quotad.v1.QuotaService/Acquire", code).Observe(0, 3*time.Millisecond)
 	m.ObserveLoad(time.Unix(1_700_000_000, 0), true)
 	m.ObserveLoad(time.Unix(1_700_000_060, 0), false)
+	m.ObserveAccess(time.Unix(1_700_000_120, 0), true)
+	m.SetEventsPending(func() int64 { return 3 })
+	m.SetCertificate(func() time.Time { return time.Unix(1_900_000_000, 0) })
 	return m
 }
 
@@ -91,29 +93,88 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// TestDocs: the page for operators names every metric of ours, and none that does not exist.
+// golden returns the labels and the type of each metric in the list that a person has read, by its name.
+func golden(t *testing.T) map[string]string {
+	t.Helper()
+	list, err := os.ReadFile("testdata/metrics.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics := make(map[string]string)
+	for _, match := range regexp.MustCompile(`(?m)^(quotad_\w+) (\w+) \{(.*)\}$`).FindAllStringSubmatch(string(list), -1) {
+		metrics[match[1]] = match[3] + " " + match[2]
+	}
+	return metrics
+}
+
+// undocumented tells what a page for operators says wrong about the metrics: its tables have each of them, once, with its labels, type,
+// and what it is, and none that does not exist.
+func undocumented(page string, metrics map[string]string) (wrong []string) {
+	said := make(map[string]bool)
+	for _, row := range regexp.MustCompile("(?m)^\\| `(quotad_\\w+)(?:\\{([^}]*)\\})?` \\| (\\w+) \\| (.*?) \\|(.*)\\|$").FindAllStringSubmatch(page, -1) {
+		name, got, what := row[1], row[2]+" "+row[3], row[4]
+		labels := strings.Split(row[2], ",")
+		slices.Sort(labels)
+		switch want, ok := metrics[name]; {
+		case !ok:
+			wrong = append(wrong, name+" is not exported")
+		case said[name]:
+			wrong = append(wrong, name+" is there twice")
+		case strings.Join(labels, ",")+" "+row[3] != want:
+			wrong = append(wrong, fmt.Sprintf("%s is {%s}, want {%s}", name, got, want))
+		case len(what) < 10:
+			wrong = append(wrong, name+" has no word about what it is")
+		}
+		said[name] = true
+	}
+	for name := range metrics {
+		if !said[name] {
+			wrong = append(wrong, name+" is missing")
+		}
+	}
+	slices.Sort(wrong)
+	return wrong
+}
+
+// TestDocs: the page of the metrics has every one of ours, as it is, and no page for operators names one that does not exist.
 func TestDocs(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../../docs/operations.md")
-	if err != nil {
-		t.Fatal(err)
+	metrics := golden(t)
+	if len(metrics) < 20 {
+		t.Fatalf("only %d metrics were read", len(metrics))
 	}
-	families, err := used().Gatherer().Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	exported := make(map[string]bool)
-	for _, f := range families {
-		exported[f.GetName()] = true
-		if strings.HasPrefix(f.GetName(), "quotad_") && !bytes.Contains(page, []byte("`"+f.GetName())) {
-			t.Errorf("docs/operations.md does not have %s", f.GetName())
+	for _, path := range []string{"../../docs/metrics.md", "../../docs/operations.md"} {
+		page, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(path, "/metrics.md") {
+			for _, what := range undocumented(string(page), metrics) {
+				t.Errorf("%s: %s", path, what)
+			}
+		}
+		for _, name := range regexp.MustCompile(`\bquotad_[a-z_]+[a-z]`).FindAllString(string(page), -1) {
+			if metrics[name] == "" && metrics[regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, "")] == "" {
+				t.Errorf("%s has %s, which is not exported", path, name)
+			}
 		}
 	}
-	for _, name := range regexp.MustCompile(`\bquotad_[a-z_]+[a-z]`).FindAllString(string(page), -1) {
-		base := regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, "")
-		if !exported[name] && !exported[base] {
-			t.Errorf("docs/operations.md has %s, which is not exported", name)
-		}
+}
+
+// Control: a page that is wrong is found wrong.
+func TestDocsControl(t *testing.T) {
+	t.Parallel()
+	page := "| `quotad_a{y,x}` | gauge | What it is. | |\n| `quotad_b` | gauge | What it is. | |\n| `quotad_c` | counter | What it is. | Now. |\n" +
+		"| `quotad_c` | counter | What it is. | |\n| `quotad_d` | counter |  | |\n| `quotad_x` | counter | What it is. | |\n"
+	want := []string{
+		"quotad_b is { gauge}, want { counter}", "quotad_c is there twice", "quotad_d has no word about what it is", "quotad_e is missing",
+		"quotad_x is not exported",
+	}
+	got := undocumented(page, map[string]string{
+		"quotad_a": "x,y gauge", "quotad_b": " counter", "quotad_c": " counter", "quotad_d": " counter", "quotad_e": " gauge",
+	})
+	if !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
 	}
 }
 
