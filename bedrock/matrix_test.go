@@ -8,11 +8,16 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/service/bedrockruntime"
 	smithy "github.com/aws/smithy-go"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/quotad/quotad/bedrock"
+	"github.com/quotad/quotad/client"
 	"github.com/quotad/quotad/internal/bedrocktest"
 )
 
@@ -23,7 +28,7 @@ func TestMatrix(t *testing.T) {
 	t.Parallel()
 	for _, op := range operations() {
 		for name, meet := range map[string]func(*testing.T, operation){
-			"granted": granted, "denied": denied, "throttled": throttled, "failed": failed, "timeout": timedOut, "hangup": hungUp, "unreachable": unreachable,
+			"granted": granted, "denied": denied, "throttled": throttled, "failed": failed, "timeout": timedOut, "hangup": hungUp, "unreachable": unreachable, "not allowed": notAllowed,
 		} {
 			t.Run(op.name+"/"+name, func(t *testing.T) {
 				t.Parallel()
@@ -216,6 +221,27 @@ func unreachable(t *testing.T, op operation) {
 		t.Errorf("%d requests were sent", n)
 	}
 	r.quota.Restart()
+	if rec := r.record(); rec.Outcome != bedrock.OutcomeRefused {
+		t.Errorf("recorded %+v", rec)
+	}
+}
+
+// notAllowed finds a quotad whose policy does not let it: nothing is sent, though the client would fail open.
+func notAllowed(t *testing.T, op operation) {
+	t.Helper()
+	r := newRig(t, op.h2, plenty)
+	refuse := grpc.WithChainUnaryInterceptor(func(context.Context, string, any, any, *grpc.ClientConn, grpc.UnaryInvoker, ...grpc.CallOption) error {
+		return status.Error(codes.PermissionDenied, "not you")
+	})
+	r.q = r.quota.Client(client.WithDialOptions(refuse), client.WithFailOpen(client.FailOpen{PerMinute: 100}))
+	r.sdk = bedrockruntime.NewFromConfig(r.aws.Config(), bedrock.Guard(r.q, r.options(nil)...))
+	err := op.do(t.Context(), r.sdk)
+	if _, ok := errors.AsType[*client.AccessError](err); !ok || errorsAsDenied(err) {
+		t.Errorf("failed with %v", err)
+	}
+	if n := len(r.aws.Requests()); n != 0 {
+		t.Errorf("%d requests were sent", n)
+	}
 	if rec := r.record(); rec.Outcome != bedrock.OutcomeRefused {
 		t.Errorf("recorded %+v", rec)
 	}

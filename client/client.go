@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -92,14 +91,12 @@ func Dial(target string, opts ...Option) (*Client, error) {
 	if err := checkTarget(target); err != nil {
 		return nil, err
 	}
-	if o.creds == nil {
-		if !isLocal(target) {
-			return nil, fmt.Errorf("dialling quotad: %s is not on this machine, and would be spoken to in the clear; give WithTransportCredentials (insecure.NewCredentials() if you mean it)", target)
-		}
-		o.creds = insecure.NewCredentials()
+	creds, err := o.transport(target)
+	if err != nil {
+		return nil, err
 	}
 	dial := append([]grpc.DialOption{
-		grpc.WithTransportCredentials(o.creds),
+		grpc.WithTransportCredentials(creds),
 		// A quotad that is back is to be found within the tries of one call. gRPC's own backoff begins at a second and goes up to two
 		// minutes.
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -112,6 +109,9 @@ func Dial(target string, opts ...Option) (*Client, error) {
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
 	}, o.dial...)
+	if o.token != nil {
+		dial = append(dial, grpc.WithPerRPCCredentials(bearer{o.token}))
+	}
 	conn, err := grpc.NewClient(target, dial...)
 	if err != nil {
 		return nil, fmt.Errorf("dialling quotad at %s: %w", target, err)
@@ -124,12 +124,15 @@ func Dial(target string, opts ...Option) (*Client, error) {
 	return c, nil
 }
 
-// New returns a client on a connection that its caller has made and will close, after the client. The options of Dial about the
-// connection have no effect.
+// New returns a client on a connection that its caller has made and will close, after the client. WithTransportCredentials and
+// WithDialOptions have no effect; an option that would have the connection be another's, or secure, is an error.
 func New(conn grpc.ClientConnInterface, opts ...Option) (*Client, error) {
 	o, err := optionsOf(opts)
 	if err != nil {
 		return nil, err
+	}
+	if o.tls != nil || o.token != nil {
+		return nil, errors.New("WithTLSFiles, WithToken and WithTokenFile are for Dial; this connection is made already")
 	}
 	return newClient(conn, o)
 }
@@ -161,9 +164,14 @@ func checkTarget(target string) error {
 	return nil
 }
 
+// isSocket tells whether a target is a unix socket.
+func isSocket(target string) bool {
+	return strings.HasPrefix(target, "unix:") || strings.HasPrefix(target, "unix-abstract:")
+}
+
 // isLocal tells whether a target stays on this machine.
 func isLocal(target string) bool {
-	if strings.HasPrefix(target, "unix:") || strings.HasPrefix(target, "unix-abstract:") {
+	if isSocket(target) {
 		return true
 	}
 	for _, scheme := range []string{"dns:///", "passthrough:///"} {
@@ -225,8 +233,8 @@ type Grant struct {
 }
 
 // Acquire takes amounts at once: one call from the bucket, or the charges that are given, all of them or none. The error is a
-// *DeniedError if there is not enough left, an *UnreachableError if quotad gave no answer, the context's own if that ended, else a
-// gRPC status about the request. After an error the call must not be made, and what may have been charged for it unknown to the
+// *DeniedError if there is not enough left, an *UnreachableError if quotad gave no answer, an *AccessError if it does not let this
+// client, the context's own if that ended, else a gRPC status about the request. After an error the call must not be made, and what may have been charged for it unknown to the
 // caller is given back, unless the caller gave the id.
 func (c *Client) Acquire(ctx context.Context, bucket string, opts ...Taking) (*Grant, error) {
 	t := takingOf(opts)
@@ -362,6 +370,9 @@ func (c *Client) Check(ctx context.Context, bucket string, opts ...Taking) (*Ver
 func (c *Client) failure(ctx context.Context, op, what string, a attempts, err error) error {
 	if ctx.Err() == nil && undecided(err) {
 		return &UnreachableError{Op: op, Bucket: what, Tries: a.tries, Err: err}
+	}
+	if e := accessErrorOf(op, what, err); e != nil && ctx.Err() == nil {
+		return e
 	}
 	if ctx.Err() == nil && status.Code(err) == codes.Canceled && c.closed.Load() {
 		err = ErrClosed // gRPC calls it CANCELLED

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -124,6 +125,58 @@ func (e *UnreachableError) Temporary() bool { return true }
 // RetryableError is false, as the client has its own retries. The retryers of the AWS SDK ask it.
 func (e *UnreachableError) RetryableError() bool { return false }
 
+// AccessError says that quotad does not let this client do what it asked, whatever is left of the quota: nothing was charged, and the
+// call must not be made. Neither is it sent again nor let through by FailOpen, as it is an answer. Its gRPC status is UNAUTHENTICATED
+// or PERMISSION_DENIED. A Settle or Release that is answered so is kept, and sent again (PendingError): what was spent is to be counted
+// when it is let again.
+type AccessError struct {
+	// Op is what was asked, as in an UnreachableError.
+	Op string
+	// Bucket is for what; the request id where there is no bucket.
+	Bucket string
+	// Unknown tells whether quotad does not know who is calling (UNAUTHENTICATED): no token, a wrong one, no certificate. Otherwise it
+	// does, and its policy does not allow this.
+	Unknown bool
+	// Principal is who quotad takes the client for; "" if it did not say.
+	Principal string
+	// Verb is what the policy would have to allow: "acquire", say; "" if it did not say.
+	Verb string
+	// Refused are the buckets for which it does not, as many as quotad listed; none where it is not about buckets.
+	Refused []string
+	// Err is the gRPC status.
+	Err error
+}
+
+// Error says what was asked, and why it is refused. No token is in it.
+func (e *AccessError) Error() string {
+	return fmt.Sprintf("%s %s: not allowed: %v", e.Op, e.Bucket, e.Err)
+}
+
+// Unwrap returns the status.
+func (e *AccessError) Unwrap() error { return e.Err }
+
+// Temporary is false: it lasts until somebody changes the policy, or the client's token or certificate.
+func (e *AccessError) Temporary() bool { return false }
+
+// RetryableError is false. The retryers of the AWS SDK ask it.
+func (e *AccessError) RetryableError() bool { return false }
+
+// accessErrorOf returns the refusal in an error; nil if it is none.
+func accessErrorOf(op, what string, err error) *AccessError {
+	code := status.Code(err)
+	if code != codes.Unauthenticated && code != codes.PermissionDenied {
+		return nil
+	}
+	e := &AccessError{Op: op, Bucket: what, Unknown: code == codes.Unauthenticated, Err: err}
+	if info := infoOf(err); info != nil {
+		e.Principal, e.Verb = info.GetMetadata()["principal"], info.GetMetadata()["verb"]
+		if refused := info.GetMetadata()["bucket"]; refused != "" {
+			e.Refused = strings.Split(refused, ",")
+		}
+	}
+	return e
+}
+
 // PendingError says that a Settle or Release has not reached quotad yet. It is kept and sent again until it has, so that there is
 // nothing to do but to know it. What comes of it in the end is told to OnLost, if it is lost.
 type PendingError struct {
@@ -156,17 +209,20 @@ var ErrEnded = errors.New("the reservation has ended before")
 var ErrClosed = errors.New("the quotad client is closed")
 
 // reasonOf returns the reason by which quotad tells one status of a code from another; "" if quotad did not give one.
-func reasonOf(err error) string {
+func reasonOf(err error) string { return infoOf(err).GetReason() }
+
+// infoOf returns what quotad says about a status; nil if it is not quotad's.
+func infoOf(err error) *errdetails.ErrorInfo {
 	s, ok := status.FromError(err)
 	if !ok {
-		return ""
+		return nil
 	}
 	for _, d := range s.Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == errorDomain {
-			return info.GetReason()
+			return info
 		}
 	}
-	return ""
+	return nil
 }
 
 // deniedBy returns the denial in an error; false if it is none. gRPC itself uses RESOURCE_EXHAUSTED for other things, so that only

@@ -38,6 +38,8 @@ type options struct {
 	journal  string
 	onLost   func(Lost)
 	creds    credentials.TransportCredentials
+	tls      credentials.TransportCredentials // nil without WithTLSFiles
+	token    func() (string, error)           // nil: none is sent
 	dial     []grpc.DialOption
 	now      func() time.Time
 }
@@ -159,8 +161,8 @@ func WithOnLost(f func(Lost)) Option {
 	}
 }
 
-// WithTransportCredentials secures the connection. Without it only loopback addresses and unix sockets are dialled, in the clear;
-// for another network in the clear, give insecure.NewCredentials().
+// WithTransportCredentials secures the connection, where WithTLSFiles is not enough. Without either only loopback addresses and unix
+// sockets are dialled, in the clear; for another network in the clear, give insecure.NewCredentials().
 func WithTransportCredentials(c credentials.TransportCredentials) Option {
 	return func(o *options) error {
 		o.creds = c
