@@ -56,7 +56,7 @@ func ParseBuckets(name string, src []byte) (map[string]quota.Settings, error) {
 	return buckets, nil
 }
 
-var bucketKeys = []string{"description", "zone", "limits", "on_expiry", "max_hold", "max_in_flight", "hold", "estimates"}
+var bucketKeys = []string{"description", "zone", "limits", "on_expiry", "max_hold", "max_in_flight", "hold", "estimates", "thresholds"}
 
 func (f file) bucket(b strictyaml.Entry) quota.Settings {
 	var s quota.Settings
@@ -75,6 +75,10 @@ func (f file) bucket(b strictyaml.Entry) quota.Settings {
 		}
 		if e.Key == "estimates" {
 			s.Estimates, estimates = f.estimates(e)
+			continue
+		}
+		if e.Key == "thresholds" {
+			s.Thresholds = f.thresholds(e)
 			continue
 		}
 		if !slices.Contains(bucketKeys, e.Key) {
@@ -184,6 +188,7 @@ func FormatBuckets(buckets map[string]quota.Settings) []byte {
 			fmt.Fprintf(&s, "      - %s\n", l)
 		}
 		formatReservations(&s, b)
+		formatThresholds(&s, b.Thresholds)
 	}
 	return []byte(s.String())
 }

@@ -45,6 +45,8 @@ buckets:
     max_in_flight: 1
     estimates:
       - 500 usd_micros
+    thresholds: [50%, 80%, "100%"]
+  silent: {thresholds: []}   # nothing is told of it
 `
 
 func TestLoadBuckets(t *testing.T) {
@@ -72,7 +74,9 @@ func TestLoadBuckets(t *testing.T) {
 		},
 		"held": {
 			MaxHold: 100, MaxInFlight: 1, Hold: 1500 * time.Millisecond, Estimates: []quota.Estimate{{Unit: "usd_micros", Amount: 500}},
+			Thresholds: quota.Thresholds{50, 80, 100},
 		},
+		"silent": {Thresholds: quota.Thresholds{}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -148,6 +152,9 @@ func anySettings() *rapid.Generator[quota.Settings] {
 				s = with
 			}
 		}
+		if rapid.Bool().Draw(t, "thresholds") {
+			s.Thresholds = slices.Clone(rapid.SampledFrom([]quota.Thresholds{{}, {80, 100}, {1}, {1, 2, 3, 4, 5, 6, 7, 1000}}).Draw(t, "told at"))
+		}
 		return s
 	})
 }
@@ -174,6 +181,11 @@ func roundTrip(buckets map[string]quota.Settings, format func(map[string]quota.S
 	}
 	if diff := cmp.Diff(buckets, got, cmpopts.EquateEmpty()); diff != "" {
 		return fmt.Errorf("(-want +got):\n%s\nin\n%s", diff, text)
+	}
+	for name, s := range got { // the difference that EquateEmpty does not see
+		if !s.Equal(buckets[name]) {
+			return fmt.Errorf("%s: %s, want %s\nin\n%s", name, s, buckets[name], text)
+		}
 	}
 	return nil
 }

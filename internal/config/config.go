@@ -180,8 +180,8 @@ func (c *Config) checkFiles() (errs []error) {
 	both("tokens", c.Tokens, "policy", c.Policy, "a token says who calls, and a policy what they may do; want both")
 	both("webhook", c.Webhook, "webhook-key", c.WebhookKey, "events are signed, so that their receiver can tell them from forgeries; want the file of the key")
 	both("webhook-key", c.WebhookKey, "webhook", c.Webhook, "there is nothing to sign; want the URL that events are sent to")
-	if c.TLSClients == "optional" && c.TLSClientCA == "" && c.Origin("tls-clients") != "default" {
-		errs = append(errs, errors.New("--tls-clients optional without --tls-client-ca: no certificates are asked for anyway; want the CA, or leave it out"))
+	if c.TLSClientCA == "" && c.Origin("tls-clients") != "default" {
+		errs = append(errs, fmt.Errorf("--tls-clients %s without --tls-client-ca: no certificates are asked for; want the CA, or leave it out", c.TLSClients))
 	}
 	return errs
 }
@@ -213,7 +213,7 @@ func (c *Config) applyFile(name string, src []byte) error {
 		c.origins[k.name] = fmt.Sprintf("%s:%d", name, e.At.Line)
 		c.applyEntry(f, k, e)
 	}
-	return f.Err()
+	return masked(f.Err())
 }
 
 func (c *Config) applyEntry(f file, k *key, e strictyaml.Entry) {

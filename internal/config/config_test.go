@@ -104,13 +104,8 @@ func TestPrecedence(t *testing.T) {
 // TestRefusals holds what Parse says of what is wrong, as the user reads it.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	const remote = ` can be reached from other machines: want --tls-cert, --tls-key and --policy with it, or an address of this machine alone, such as 127.0.0.1:7070 or unix:///run/quotad/quotad.sock`
 	withData := func(args ...string) []string { return append([]string{"--data", "d"}, args...) }
-	for _, test := range []struct {
-		args []string
-		env  func(string) string
-		want string
-	}{
+	for _, test := range []refused{
 		{args: nil, want: "no --data: want the directory that keeps the ledger, such as quotad --data /var/lib/quotad --create; or --dev, to try quotad out in memory"},
 		{args: []string{"--dev", "--create"}, want: "--create without --data: there is nothing to create; want --data DIR --create"},
 		{args: withData("--lisen", "x"), want: "unknown flag --lisen; did you mean --listen?"},
@@ -138,6 +133,45 @@ func TestRefusals(t *testing.T) {
 		{args: withData("--log-level", "loud"), want: `--log-level: "loud" is unknown; want debug, info, warn or error`},
 		{args: withData("--log-format", "xml"), want: `--log-format: "xml" is unknown; want one of auto, text, json`},
 		{args: withData("--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"), want: "127.0.0.1:1 is to be listened on twice: keep one"},
+		{args: withData("--admin-listen", "127.0.0.1:7070"), want: "127.0.0.1:7070 is given for listen and for admin-listen: want two different addresses"},
+		{
+			args: withData("--zone", "x", "--log-level", "y"), // all at once
+			want: `--zone: unknown time zone "x": want a name of the IANA database such as "Europe/Berlin", or "UTC"` + "\n" +
+				`--log-level: "y" is unknown; want debug, info, warn or error`,
+		},
+		{args: withData(), env: env("QUOTAD_ADMIN_LISTEN", "nowhere"), want: `QUOTAD_ADMIN_LISTEN: "nowhere" is not an address; want host:port such as 127.0.0.1:7070, or unix:///run/quotad/quotad.sock; or off for none`},
+		{args: withData("--config", "/does/not/exist"), want: "configuration file: open /does/not/exist: no such file or directory"},
+	} {
+		test.try(t)
+	}
+}
+
+// refused is a call that has to be refused, and what it has to say.
+type refused struct {
+	args []string
+	env  func(string) string // nil means an empty one
+	want string
+}
+
+func (r refused) try(t *testing.T) {
+	t.Helper()
+	if r.env == nil {
+		r.env = env()
+	}
+	c, err := Parse(r.args, r.env)
+	if err == nil {
+		t.Errorf("%q: no error, want %q; got %+v", r.args, r.want, c)
+	} else if err.Error() != r.want {
+		t.Errorf("%q:\n got %s\nwant %s", r.args, err, r.want)
+	}
+}
+
+// TestAccessRefusals is TestRefusals for who may call, and what is told to whom.
+func TestAccessRefusals(t *testing.T) {
+	t.Parallel()
+	const remote = ` can be reached from other machines: want --tls-cert, --tls-key and --policy with it, or an address of this machine alone, such as 127.0.0.1:7070 or unix:///run/quotad/quotad.sock`
+	withData := func(args ...string) []string { return append([]string{"--data", "d"}, args...) }
+	for _, test := range []refused{
 		{args: withData("--control-listen", "unix:///q", "--control-listen", "unix:///q"), want: "unix:///q is to be listened on twice: keep one"},
 		{args: withData("--control-listen", "127.0.0.1:7070"), want: "127.0.0.1:7070 is given for listen and for control-listen: want two different addresses"},
 		{args: withData("--probe-listen", "127.0.0.1:7071"), want: "127.0.0.1:7071 is given for admin-listen and for probe-listen: want two different addresses"},
@@ -154,7 +188,8 @@ func TestRefusals(t *testing.T) {
 		{args: withData("--tls-key", "k"), want: "--tls-key without --tls-cert: a key is of no use without its certificate; want both"},
 		{args: withData("--tls-client-ca", "ca"), want: "--tls-client-ca without --tls-cert: clients show certificates only over TLS; want --tls-cert and --tls-key too"},
 		{args: withData("--tls-clients", "maybe"), want: `--tls-clients: "maybe" is unknown; want one of require, optional`},
-		{args: withData("--tls-clients", "optional"), want: "--tls-clients optional without --tls-client-ca: no certificates are asked for anyway; want the CA, or leave it out"},
+		{args: withData("--tls-clients", "optional"), want: "--tls-clients optional without --tls-client-ca: no certificates are asked for; want the CA, or leave it out"},
+		{args: withData("--tls-clients", "require"), want: "--tls-clients require without --tls-client-ca: no certificates are asked for; want the CA, or leave it out"},
 		{args: withData("--tokens", "t"), want: "--tokens without --policy: a token says who calls, and a policy what they may do; want both"},
 		{args: withData("--webhook", "https://x.example"), want: "--webhook without --webhook-key: events are signed, so that their receiver can tell them from forgeries; want the file of the key"},
 		{args: withData("--webhook-key", "k"), want: "--webhook-key without --webhook: there is nothing to sign; want the URL that events are sent to"},
@@ -162,27 +197,46 @@ func TestRefusals(t *testing.T) {
 		{args: withData("--webhook", "https://me:secret@x.example/"), want: "--webhook: has a user or a fragment; leave them out: what is sent is signed with --webhook-key"},
 		{args: withData("--webhook", "https://x/secret\x01"), want: "--webhook: is not a URL; want one such as https://hooks.example.org/quotad"},
 		{args: withData("--webhook", "https://x/secret", "--webhook", "https://y/secret"), want: "--webhook is given twice; keep one"},
-		{args: withData("--otlp-endpoint", "collector"), want: `--otlp-endpoint: "collector" is not where a collector listens for OTLP over gRPC; want http://127.0.0.1:4317 (in the clear) or https://HOST:PORT`},
+		{args: withData("--otlp-endpoint", "collector"), want: `--otlp-endpoint: is not where a collector listens for OTLP over gRPC; want http://127.0.0.1:4317 (in the clear) or https://HOST:PORT`},
 		{args: withData("--thresholds", "80"), want: `--thresholds: "80" is not a share; want whole numbers of percent such as 80%, 100%, or off`},
 		{args: withData("--thresholds", "100%, 80%"), want: `--thresholds: 80% comes after 100%; want each threshold once, rising`},
 		{args: withData("--thresholds", "0%"), want: `--thresholds: a threshold of 0% is out of range; want 1% to 1000%`},
-		{args: withData("--admin-listen", "127.0.0.1:7070"), want: "127.0.0.1:7070 is given for listen and for admin-listen: want two different addresses"},
-		{
-			args: withData("--zone", "x", "--log-level", "y"), // all at once
-			want: `--zone: unknown time zone "x": want a name of the IANA database such as "Europe/Berlin", or "UTC"` + "\n" +
-				`--log-level: "y" is unknown; want debug, info, warn or error`,
-		},
-		{args: withData(), env: env("QUOTAD_ADMIN_LISTEN", "nowhere"), want: `QUOTAD_ADMIN_LISTEN: "nowhere" is not an address; want host:port such as 127.0.0.1:7070, or unix:///run/quotad/quotad.sock; or off for none`},
-		{args: withData("--config", "/does/not/exist"), want: "configuration file: open /does/not/exist: no such file or directory"},
 	} {
-		if test.env == nil {
-			test.env = env()
-		}
-		c, err := Parse(test.args, test.env)
+		test.try(t)
+	}
+}
+
+// TestRefusalsKeepSecrets: no error shows what may be a secret, wherever it was put. The control is what is no secret.
+func TestRefusalsKeepSecrets(t *testing.T) {
+	t.Parallel()
+	const canary = "quotad_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+	file := func(content string) []string { return []string{"--data", "d", "--config", write(t, content)} }
+	for what, args := range map[string][]string{
+		"a webhook of another scheme": file("webhook: ftp://hooks.example/" + canary[7:]),
+		"a webhook given twice":       file("webhook: https://h/" + canary[7:] + "\nwebhook: https://h/" + canary[7:]),
+		"a webhook as a list":         file("webhook:\n  - https://h/" + canary[7:]),
+		"a webhook in one line":       file(`{"webhook": nowhere/` + canary[7:] + "}"),
+		"a webhook misspelled":        file("webhok: https://h/" + canary[7:]),
+		"a webhook that is broken":    file("webhook: [https://h/" + canary[7:]),
+		"a collector with a password": file("otlp-endpoint: u:" + canary[7:] + "@h"),
+		"a collector given twice":     {"--data", "d", "--otlp-endpoint", "http://u:" + canary[7:] + "@h:1", "--otlp-endpoint", "h:1"},
+		"a token as its file":         {"--data", "d", "--policy", "p", "--tokens", canary},
+		"a token as the file's file":  file("tokens: " + canary),
+		"a token as a key":            file(canary + ": x"),
+		"two files of tokens":         {"--data", "d", "--tokens", canary, "--tokens", "x"},
+	} {
+		_, err := Parse(args, env())
 		if err == nil {
-			t.Errorf("%q: no error, want %q; got %+v", test.args, test.want, c)
-		} else if err.Error() != test.want {
-			t.Errorf("%q:\n got %s\nwant %s", test.args, err, test.want)
+			t.Errorf("%s: no error", what)
+		} else if strings.Contains(err.Error(), canary[7:]) {
+			t.Errorf("%s: it is shown:\n%v", what, err)
+		}
+	}
+	want := []string{"unix:///run/" + canary[7:] + "/", "        | " + strings.Repeat(" ", len("listen: [")) + "^"}
+	_, err := Parse(file("listen: ["+want[0]+"]"), env())
+	for _, text := range want {
+		if err == nil || !strings.Contains(err.Error(), text[2:]) {
+			t.Errorf("an address of a socket: %v; want it shown, with %q", err, text)
 		}
 	}
 }
@@ -238,5 +292,18 @@ func TestFileTooLarge(t *testing.T) {
 	_, err := Parse([]string{"--data", "d", "--config", path}, env())
 	if err == nil || !strings.HasSuffix(err.Error(), "is too large: at most 1MiB") {
 		t.Errorf("error is %v, want that it is too large", err)
+	}
+}
+
+// TestSecretIsNotPrinted: the address of a webhook may hold a secret in its path, and is shown by nothing.
+func TestSecretIsNotPrinted(t *testing.T) {
+	t.Parallel()
+	const secret = "https://hooks.example/T0/s3cr3t"
+	c, err := Parse([]string{"--data", "d", "--webhook", secret, "--webhook-key", "k"}, env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := c.String(); strings.Contains(text, "s3cr3t") || !strings.Contains(text, "# webhook: (set, and not shown) # --webhook\n") {
+		t.Errorf("it prints\n%s", text)
 	}
 }

@@ -69,7 +69,7 @@ func parseFlags(args []string) (settings, error) {
 		}
 		if earlier := ss.only(name); earlier == nil {
 			ss = append(ss, setting{key: k, values: []string{value}, origin: "--" + name})
-		} else if k.secret {
+		} else if k.unsaid {
 			return nil, fmt.Errorf("--%s is given twice; keep one", name)
 		} else if !k.list {
 			return nil, fmt.Errorf("--%s is given twice: %s and %s; keep one", name, earlier[0].values[0], value)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quotad/quotad/internal/auth"
 	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/window"
 )
@@ -37,6 +38,7 @@ type key struct {
 	list   bool // may be given more than once
 	toggle bool // true where a flag has no value
 	secret bool // true where a value may hold a secret, and is not shown
+	unsaid bool // true where no error repeats a value, as what was put there may be a secret
 	def    []string
 	set    func(*Config, string) error
 	get    func(*Config) []string // as set reads it; none if it is not set
@@ -108,7 +110,7 @@ var keys = []*key{
 	text("tls-client-ca", "", setPath, func(c *Config) *string { return &c.TLSClientCA }),
 	text("tls-clients", "require", oneOf("require", "optional"), func(c *Config) *string { return &c.TLSClients }),
 	text("policy", "", setPath, func(c *Config) *string { return &c.Policy }),
-	text("tokens", "", setPath, func(c *Config) *string { return &c.Tokens }),
+	unsaid(text("tokens", "", setTokens, func(c *Config) *string { return &c.Tokens })),
 	text("buckets", "", setPath, func(c *Config) *string { return &c.Buckets }),
 	{
 		name: "config", where: notFile,
@@ -166,7 +168,7 @@ var keys = []*key{
 	},
 	secret(text("webhook", "", setWebhook, func(c *Config) *string { return &c.Webhook })),
 	text("webhook-key", "", setPath, func(c *Config) *string { return &c.WebhookKey }),
-	text("otlp-endpoint", "", setOTLP, func(c *Config) *string { return &c.OTLP }),
+	unsaid(text("otlp-endpoint", "", setOTLP, func(c *Config) *string { return &c.OTLP })),
 	toggle("accept-clock", notFile, func(c *Config) *bool { return &c.AcceptClock }),
 	text("log-format", "auto", oneOf("auto", "text", "json"), func(c *Config) *string { return &c.LogFormat }),
 	{
@@ -227,6 +229,11 @@ func text(name, def string, set func(*string, string) error, field func(*Config)
 
 func secret(k *key) *key {
 	k.secret = true
+	return unsaid(k)
+}
+
+func unsaid(k *key) *key {
+	k.unsaid = true
 	return k
 }
 
@@ -264,6 +271,14 @@ func setPath(field *string, s string) error {
 	}
 	*field = filepath.Clean(s)
 	return nil
+}
+
+// setTokens wants the path of the file, and finds a token that was put there instead. Every later error would show it.
+func setTokens(field *string, s string) error {
+	if _, err := auth.ParseSecret(s); err == nil {
+		return fmt.Errorf("is a token itself; want the file with the hashes, as quotactl token create writes it, and revoke the token: others may have seen it")
+	}
+	return setPath(field, s)
 }
 
 // addressOrOff is a key for one address, or none.
@@ -316,10 +331,13 @@ func setOTLP(field *string, s string) error {
 	if err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Port() != "" && u.User == nil && u.Path == "" {
 		return nil
 	}
-	if host, port, err := net.SplitHostPort(s); err == nil && host != "" && port != "" {
-		return nil
+	if host, port, err := net.SplitHostPort(s); err == nil && host != "" && !strings.ContainsAny(host, "@/") {
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil && n > 0 {
+			return nil
+		}
 	}
-	return fmt.Errorf("%q is not where a collector listens for OTLP over gRPC; want http://127.0.0.1:4317 (in the clear) or https://HOST:PORT", s)
+	// Without the value: somebody may have put a password into it.
+	return fmt.Errorf("is not where a collector listens for OTLP over gRPC; want http://127.0.0.1:4317 (in the clear) or https://HOST:PORT")
 }
 
 func setZone(field *string, s string) error {
