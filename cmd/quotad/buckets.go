@@ -7,22 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
 	"github.com/quotad/quotad/internal/config"
 	"github.com/quotad/quotad/internal/quota"
 )
-
-// settle is how long a directory has to be still before the file in it is read: writers make several steps.
-const settle = 100 * time.Millisecond
-
-// retryAfter is how long to wait before a good file is tried again that the ledger did not keep, because there was no room, say.
-const retryAfter = 5 * time.Second
 
 // errNotKept means that the file is good and that the ledger did not keep what it declares.
 var errNotKept = errors.New("the ledger did not keep it")
@@ -42,7 +33,6 @@ type bucketsFile struct {
 	log     *slog.Logger
 	observe func(at time.Time, ok bool)
 	now     func() time.Time
-	explain func(error) // shows people a refusal in full
 
 	seen [sha256.Size]byte // what was last read, good or bad; of the goroutine that loads
 
@@ -153,61 +143,5 @@ func (b *bucketsFile) logChanges(changes []quota.Change) {
 	}
 }
 
-// keep reads the file again when it changes and when it is asked to, until ctx ends. It watches the directory and not the file:
-// editors and ConfigMaps put a new file, or a link to one, in the place of the old.
-func (b *bucketsFile) keep(ctx context.Context, reload <-chan struct{}) {
-	var events chan fsnotify.Event
-	var failures chan error
-	watch := func() error { return nil }
-	watcher, err := fsnotify.NewWatcher()
-	if err == nil {
-		defer watcher.Close() //nolint:errcheck // the process goes on without it
-		events, failures = watcher.Events, watcher.Errors
-		watch = func() error { return watchDirs(watcher, b.path) }
-	}
-	if err = errors.Join(err, watch()); err != nil {
-		b.log.Warn("changes of the buckets file may not be seen; SIGHUP reads it again", "error", err)
-	}
-	still := time.NewTimer(0) // at once, as the file may have changed before the watch began
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-reload:
-			b.again(ctx, still, true)
-		case <-events:
-			still.Reset(settle)
-		case <-still.C:
-			_ = watch() // a link may lead elsewhere now; where it does not, it is watched already
-			b.again(ctx, still, false)
-		case err := <-failures: // events may have been lost
-			b.log.Warn("watching the buckets file", "error", err)
-			still.Reset(settle)
-		}
-	}
-}
-
-// watchDirs watches the directory of a file, and if the file is a link also the one that it leads to.
-func watchDirs(watcher *fsnotify.Watcher, path string) error {
-	if err := watcher.Add(filepath.Dir(path)); err != nil {
-		return err
-	}
-	target, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return nil //nolint:nilerr // the file is gone for now; its own directory tells when it is back
-	}
-	return watcher.Add(filepath.Dir(target))
-}
-
-// again reads the file, and says what is wrong with it.
-func (b *bucketsFile) again(ctx context.Context, still *time.Timer, force bool) {
-	err := b.load(ctx, force)
-	if err == nil || ctx.Err() != nil {
-		return
-	}
-	b.log.Error("buckets file is refused; the one before is in force", "file", b.path)
-	b.explain(err)
-	if errors.Is(err, errNotKept) {
-		still.Reset(retryAfter)
-	}
-}
+// files returns what is to be watched.
+func (b *bucketsFile) files() []string { return []string{b.path} }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/quotad/quotad/internal/store"
 	"github.com/quotad/quotad/internal/store/boltengine"
 	"github.com/quotad/quotad/internal/store/memengine"
+	"github.com/quotad/quotad/internal/tracing"
 )
 
 // daemon is one run of quotad.
@@ -37,13 +39,19 @@ type daemon struct {
 	file       *boltengine.Engine // nil in memory
 	ledger     *store.Store
 	buckets    *bucketsFile // nil without one
+	gate       *auth.Gate
+	access     *accessFiles         // nil without a policy
+	certs      *server.Certificates // nil without TLS
+	keepers    []*keeper            // of all that is read again
 	server     *server.Server
 	grpc       []net.Listener
+	control    []net.Listener
+	probe      net.Listener // nil if off
 	admin      net.Listener // nil if off
 }
 
 func newDaemon(c *config.Config, stdout, stderr io.Writer, env func(string) string) *daemon {
-	d := &daemon{c: c, stdout: stdout, stderr: stderr, env: env, build: readBuild()}
+	d := &daemon{c: c, stdout: stdout, stderr: stderr, env: env, build: readBuild(), gate: &auth.Gate{}}
 	d.log, d.logText = newLog(c, stderr)
 	d.metrics = metrics.New(metrics.Build{Version: d.build.version, Commit: d.build.commit})
 	return d
@@ -60,13 +68,17 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return exitCode{exitUsage, err}
 	}
+	if err := d.readAccess(ctx); err != nil {
+		return exitCode{exitUsage, err}
+	}
 	if err := d.openLedger(ctx); err != nil {
 		return err
 	}
 	if err = declare(ctx); err == nil {
+		d.noteAccess(ctx)
 		err = d.serve(ctx, signals)
 	}
-	if code, ok := errors.AsType[exitCode](err); ok && code.code == exitDisk {
+	if untrusted(err) {
 		return err // without closing: what is in memory must not be written over what is on the disk
 	}
 	if err = errors.Join(err, d.close(signals)); err == nil {
@@ -101,7 +113,8 @@ func (d *daemon) readBuckets() (declare func(context.Context) error, err error) 
 	if d.c.Buckets == "" {
 		return func(ctx context.Context) error { adopt(ctx, d.ledger, d.log); return nil }, nil
 	}
-	d.buckets = &bucketsFile{path: d.c.Buckets, log: d.log, observe: d.metrics.ObserveLoad, now: time.Now, explain: d.explain}
+	d.buckets = &bucketsFile{path: d.c.Buckets, log: d.log, observe: d.metrics.ObserveLoad, now: time.Now}
+	d.keepers = append(d.keepers, newKeeper("buckets file", d.buckets, d.log, d.explain))
 	declared, sum, err := d.buckets.read()
 	if err != nil {
 		return nil, err
@@ -114,6 +127,40 @@ func (d *daemon) readBuckets() (declare func(context.Context) error, err error) 
 		}
 		return err
 	}, nil
+}
+
+// readAccess reads who may call, and what quotad shows to callers, before anything is opened.
+func (d *daemon) readAccess(ctx context.Context) (err error) {
+	if d.c.TLSCert != "" {
+		files := server.CertificateFiles{
+			Cert: d.c.TLSCert, Key: d.c.TLSKey, ClientCA: d.c.TLSClientCA, Optional: d.c.TLSClients == "optional",
+		}
+		if d.certs, err = server.LoadCertificates(files); err != nil {
+			return err
+		}
+		d.metrics.SetCertificate(d.certs.Expires)
+		d.keepers = append(d.keepers, newKeeper("certificate", &certificates{d.certs.Files(), d.certs.Reload}, d.log, d.explain))
+	}
+	if d.c.Policy == "" {
+		return nil
+	}
+	d.access = &accessFiles{
+		policy: d.c.Policy, tokens: d.c.Tokens, gate: d.gate, log: d.log, observe: d.metrics.ObserveAccess, now: time.Now,
+	}
+	d.keepers = append(d.keepers, newKeeper("policy", d.access, d.log, d.explain))
+	return d.access.load(ctx, true)
+}
+
+// noteAccess has the audit trail say which policy is in force.
+func (d *daemon) noteAccess(ctx context.Context) {
+	note := func(ctx context.Context) error { return noteAccess(ctx, d.ledger, noPolicy) }
+	if d.access != nil {
+		d.access.ledger = d.ledger
+		note = d.access.note
+	}
+	if err := note(ctx); err != nil {
+		d.log.Warn("noting who may call", "error", err)
+	}
 }
 
 func (d *daemon) openLedger(ctx context.Context) error {
@@ -153,43 +200,95 @@ func (d *daemon) openLedger(ctx context.Context) error {
 
 // serve answers calls until it is told to stop.
 func (d *daemon) serve(ctx context.Context, signals <-chan os.Signal) error {
-	if err := d.listen(ctx); err != nil {
+	// What may be refused comes before the addresses are there: whoever reads them may call at once.
+	trace, err := d.startTracing(ctx)
+	if err != nil {
 		return err
 	}
+	stopNotify, err := d.startNotify(ctx)
+	if err != nil {
+		d.stopTracing(ctx, trace)
+		return err
+	}
+	if err = d.listen(ctx); err == nil {
+		err = d.answer(ctx, trace, signals)
+	}
+	if !untrusted(err) {
+		stopNotify()
+		d.stopTracing(ctx, trace)
+	}
+	return err
+}
+
+// answer answers calls on what is listened on.
+func (d *daemon) answer(ctx context.Context, trace *tracing.Tracing, signals <-chan os.Signal) error {
 	d.server = server.New(server.Config{
-		Listeners: d.grpc, Admin: d.admin, Log: d.log, Metrics: d.metrics, Methods: auth.Methods(),
+		Listeners: d.grpc, Control: d.control, Probe: d.probe, Admin: d.admin, AdminRemote: d.c.AdminRemote,
+		TLS: d.certs, Gate: d.gate, Trace: trace.Handler(),
+		Log: d.log, Metrics: d.metrics, Methods: auth.Methods(),
 		Health: d.health, Drain: d.c.DrainTimeout, Now: time.Now, Ready: d.ready,
 	})
 	service.New(service.Config{
-		Ledger: d.ledger, Log: d.log, Version: d.build.version, Engine: d.engineName,
+		Ledger: d.ledger, Log: d.log, Version: d.build.version, Engine: d.engineName, Access: d.gate.Get,
 		Problems: d.problems, BackupDir: d.c.Data, Stopping: d.server.Stopping(),
 	}).Register(d.server)
 	return d.wait(ctx, signals)
 }
 
+// untrusted tells whether an error says that the disk cannot be trusted: then the process ends at once, without any further step.
+func untrusted(err error) bool {
+	code, ok := errors.AsType[exitCode](err)
+	return ok && code.code == exitDisk
+}
+
 // listen opens the addresses. The directory's lock is held by now, so a socket that was left over is nobody's.
 func (d *daemon) listen(ctx context.Context) (err error) {
+	var all []net.Listener
 	defer func() {
 		if err != nil {
-			for _, l := range d.grpc {
+			for _, l := range all {
 				_ = l.Close()
-			}
-			if d.admin != nil {
-				_ = d.admin.Close()
 			}
 		}
 	}()
+	inherited, err := server.Inherit()
+	if err != nil {
+		return err
+	}
+	open := func(a config.Address, o server.ListenOptions) (net.Listener, error) {
+		if a.Network == "" {
+			return nil, nil //nolint:nilnil // off
+		}
+		o.Inherited = inherited
+		l, err := server.Listen(ctx, a, o)
+		if err == nil {
+			all = append(all, l)
+		}
+		return l, err
+	}
+	known := d.certs != nil && d.access != nil // callers are told apart, and nobody listens in
 	for _, a := range d.c.Listen {
-		l, err := server.Listen(ctx, a)
+		l, err := open(a, server.ListenOptions{Remote: known, Mode: d.c.SocketMode, Group: d.c.SocketGroup})
 		if err != nil {
 			return err
 		}
 		d.grpc = append(d.grpc, l)
 	}
-	if d.c.Admin.Network != "" {
-		if d.admin, err = server.Listen(ctx, d.c.Admin); err != nil {
-			return fmt.Errorf("%w (--admin-listen takes another address, or off)", err)
+	for _, a := range d.c.Control {
+		l, err := open(a, server.ListenOptions{Remote: known})
+		if err != nil {
+			return err
 		}
+		d.control = append(d.control, l)
+	}
+	if d.probe, err = open(d.c.Probe, server.ListenOptions{Remote: true}); err != nil {
+		return fmt.Errorf("%w (--probe-listen takes another address, or off)", err)
+	}
+	if d.admin, err = open(d.c.Admin, server.ListenOptions{Remote: d.c.AdminRemote}); err != nil {
+		return fmt.Errorf("%w (--admin-listen takes another address, or off)", err)
+	}
+	if unused := inherited.Unused(); len(unused) > 0 {
+		return exitCode{exitUsage, fmt.Errorf("the service manager passed sockets that no address names: %s; want --listen fd://%s or the like for each", strings.Join(unused, ", "), unused[0])}
 	}
 	// Whoever reads them may call at once: the call waits until the server takes it.
 	if err := d.writeAddrFile(); err != nil {
@@ -216,17 +315,17 @@ func (d *daemon) wait(ctx context.Context, signals <-chan os.Signal) error {
 			}
 		}()
 	}
-	reload := make(chan struct{}, 1)
-	if d.buckets != nil {
-		go d.buckets.keep(ctx, reload)
+	for _, k := range d.keepers {
+		go k.keep(ctx)
 	}
+	go d.watchdog(ctx)
 	var stopping time.Time // when it began; zero before
 	for {
 		select {
 		case s := <-signals:
 			switch {
 			case s == syscall.SIGHUP:
-				d.hangUp(reload)
+				d.hangUp()
 			case !stopping.IsZero() && time.Since(stopping) < sameSignal:
 			case !stopping.IsZero():
 				d.log.Warn("a second signal: stopping at once", "signal", s.String())
@@ -256,14 +355,12 @@ func (d *daemon) diskFailed(why error) error {
 	return exitCode{exitDisk, err}
 }
 
-func (d *daemon) hangUp(reload chan<- struct{}) {
-	if d.buckets == nil {
-		d.log.Info("SIGHUP: there is no buckets file to read again")
-		return
+func (d *daemon) hangUp() {
+	if len(d.keepers) == 0 {
+		d.log.Info("SIGHUP: there is no file to read again")
 	}
-	select {
-	case reload <- struct{}{}:
-	default: // one is due already
+	for _, k := range d.keepers {
+		k.ask()
 	}
 }
 
@@ -292,11 +389,17 @@ func (d *daemon) health(ctx context.Context) server.Health {
 }
 
 // problems returns what is wrong besides the ledger's own problems.
-func (d *daemon) problems() []string {
-	if d.buckets == nil {
-		return nil
+func (d *daemon) problems() (all []string) {
+	if d.buckets != nil {
+		all = append(all, d.buckets.problems()...)
 	}
-	return d.buckets.problems()
+	if d.access != nil {
+		all = append(all, d.access.problems()...)
+	}
+	if d.certs != nil {
+		all = append(all, d.certs.Problems(time.Now())...)
+	}
+	return all
 }
 
 // scraped is the state of the ledger with what a scrape shows besides, and nobody else has to wait for.

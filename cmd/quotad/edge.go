@@ -1,18 +1,25 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
 	"github.com/quotad/quotad/internal/config"
+	"github.com/quotad/quotad/internal/quota"
 	"github.com/quotad/quotad/internal/server"
+	"github.com/quotad/quotad/internal/store"
 )
 
 // fileMode is that of the file with the addresses: others on this machine may read where to call.
@@ -49,14 +56,33 @@ func (d *daemon) writeAddrFile() error {
 	for _, l := range d.grpc {
 		fmt.Fprintf(&text, "listen %s\n", server.AddressOf(l))
 	}
+	for _, l := range d.control {
+		fmt.Fprintf(&text, "control-listen %s\n", server.AddressOf(l))
+	}
+	if d.probe != nil {
+		fmt.Fprintf(&text, "probe-listen %s\n", server.AddressOf(d.probe))
+	}
 	if d.admin != nil {
 		fmt.Fprintf(&text, "admin-listen %s\n", server.AddressOf(d.admin))
 	}
 	aside := filepath.Join(filepath.Dir(d.c.AddrFile), "."+filepath.Base(d.c.AddrFile)+".new")
-	if err := os.WriteFile(aside, []byte(text.String()), fileMode); err != nil {
+	if err := writeNew(aside, text.String()); err != nil {
 		return err
 	}
 	return os.Rename(aside, d.c.AddrFile)
+}
+
+// writeNew writes a file that is new, and nobody's link to another: the directory may be one that others write to.
+func writeNew(path, text string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // left over by a start that was killed
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
 }
 
 // removeAddrFile takes the file away with the addresses that nobody listens on any more.
@@ -82,6 +108,31 @@ func (d *daemon) notify(state string) {
 	}
 	if err != nil {
 		d.log.Warn("telling the service manager", "state", state, "error", err)
+	}
+}
+
+// watchdog tells systemd that the daemon lives, as often as it wants to know (WatchdogSec). It asks the ledger's writer each time: a
+// process whose disk hangs is not alive to anybody who needs an answer.
+func (d *daemon) watchdog(ctx context.Context) {
+	usec, err := strconv.ParseInt(d.env("WATCHDOG_USEC"), 10, 64)
+	if err != nil || usec <= 0 || d.env("NOTIFY_SOCKET") == "" {
+		return
+	}
+	every := time.Duration(usec) * time.Microsecond / 2
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			asking, cancel := context.WithTimeout(ctx, every)
+			_, err := d.ledger.Apply(asking, quota.Expire{}) // tells whether something is due, and writes nothing
+			cancel()
+			if err == nil || errors.Is(err, store.ErrFull) || errors.Is(err, store.ErrOverloaded) {
+				d.notify("WATCHDOG=1")
+			}
+		}
 	}
 }
 

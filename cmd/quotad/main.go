@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	_ "time/tzdata" // zones are the same on every machine, and there on images that have nothing but this program
 
 	"github.com/quotad/quotad/internal/config"
@@ -28,6 +29,8 @@ const (
 const collectAt = 400
 
 func main() {
+	// A core would hold the keys of TLS and of the webhook. Where it cannot be forbidden the unit's LimitCORE is what is left.
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(collectAt)
 	}

@@ -43,7 +43,7 @@ func newBuckets(t *testing.T, l *ledger) (b *bucketsFile, log *bytes.Buffer, wri
 	log = &bytes.Buffer{}
 	b = &bucketsFile{
 		path: filepath.Join(t.TempDir(), "buckets.yaml"), ledger: l, log: slog.New(slog.NewTextHandler(log, nil)),
-		observe: func(time.Time, bool) {}, now: time.Now, explain: func(err error) { fmt.Fprintln(log, err) },
+		observe: func(time.Time, bool) {}, now: time.Now,
 	}
 	return b, log, func(content string) {
 		t.Helper()
@@ -152,17 +152,18 @@ func TestBucketsFileIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &ledger{err: store.ErrFull}
-		b, _, write := newBuckets(t, l)
+		b, log, write := newBuckets(t, l)
+		k := newKeeper("buckets file", b, b.log, func(err error) { fmt.Fprintln(log, err) })
 		write(good)
 		still := time.NewTimer(time.Hour)
-		b.again(t.Context(), still, false)
+		k.load(t.Context(), still, false)
 		at := time.Now()
 		<-still.C
 		if waited := time.Since(at); waited != retryAfter {
 			t.Errorf("it is tried again after %v, want %v", waited, retryAfter)
 		}
 		l.err, l.answer = nil, quota.Decision{Outcome: quota.Done}
-		b.again(t.Context(), still, false)
+		k.load(t.Context(), still, false)
 		if len(l.got) != 2 || len(b.problems()) != 0 {
 			t.Errorf("applied %d times, problems %q", len(l.got), b.problems())
 		}
