@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
 )
@@ -32,6 +31,7 @@ type env struct {
 type app struct {
 	env
 	server  string
+	secure  secureFlags
 	timeout time.Duration
 	output  string
 	color   string
@@ -74,6 +74,7 @@ It exits with 0 if all went well, 1 on an error, 2 if it was called wrongly, and
 	flags := root.PersistentFlags()
 	flags.SortFlags = false
 	flags.StringVar(&a.server, "server", "", "the `ADDRESS` of quotad, host:port or unix:///path (default $QUOTAD_SERVER, else "+defaultServer+")")
+	a.secure.register(root)
 	flags.DurationVar(&a.timeout, "timeout", 5*time.Second, "the `DURATION` to wait for an answer")
 	flags.StringVarP(&a.output, "output", "o", "table", "the `FORMAT` of what is printed: table, json or yaml")
 	flags.StringVar(&a.color, "color", "auto", "`WHEN` to use colours: auto, always or never; NO_COLOR turns auto off")
@@ -114,7 +115,8 @@ func (a *app) addCommands(root *cobra.Command) {
 			a.setCommand(), a.deleteCommand(), a.overrideCommand(), a.resetCommand(), a.applyCommand(), a.exportCommand(),
 		}},
 		{"keep", "Keep:", []*cobra.Command{a.backupCommand(), a.restoreCommand(), a.verifyCommand()}},
-		{"daemon", "The daemon:", []*cobra.Command{a.healthCommand(), a.statusCommand(), a.versionCommand()}},
+		{"access", "Who may call:", []*cobra.Command{a.authCommand(), a.tokenCommand()}},
+		{"daemon", "The daemon:", []*cobra.Command{a.healthCommand(), a.statusCommand(), a.doctorCommand(), a.versionCommand()}},
 		{"shell", "The shell:", []*cobra.Command{a.completionCommand()}},
 	}
 	for _, g := range groups {
@@ -130,6 +132,35 @@ func (a *app) addCommands(root *cobra.Command) {
 
 // prepare checks the flags that every command has, and makes the connection; it is not dialled before it is used.
 func (a *app) prepare(cmd *cobra.Command) error {
+	if err := a.checkFlags(cmd); err != nil {
+		return err
+	}
+	if offline(cmd) {
+		return nil
+	}
+	return a.connectFor(cmd)
+}
+
+// offline tells whether a command works on files alone, so that it does not matter where quotad is.
+func offline(cmd *cobra.Command) bool {
+	return slices.Contains([]string{"verify", "restore", "completion"}, cmd.Name()) && cmd.Parent() == cmd.Root()
+}
+
+// connectFor connects, and says how the command is called if that cannot be.
+func (a *app) connectFor(cmd *cobra.Command) error {
+	err := a.connect()
+	if wrong, ok := errors.AsType[*usageError](err); ok {
+		wrong.cmd = cmd
+		return wrong
+	}
+	if err != nil {
+		return &usageError{cmd: cmd, err: err}
+	}
+	return nil
+}
+
+// checkFlags checks those that say how to answer.
+func (a *app) checkFlags(cmd *cobra.Command) error {
 	formats := []string{"table", "json", "yaml"}
 	if cmd.Name() == "history" {
 		formats = append(formats, "csv")
@@ -144,9 +175,6 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	case a.timeout <= 0:
 		return usagef(cmd, "--timeout %v leaves no time; want a duration such as 5s", a.timeout)
 	}
-	if err := a.connect(); err != nil {
-		return &usageError{cmd: cmd, err: err}
-	}
 	return nil
 }
 
@@ -158,10 +186,13 @@ func (a *app) connect() error {
 	}
 	again := backoff.DefaultConfig
 	again.BaseDelay, again.MaxDelay = 50*time.Millisecond, time.Second // a restart takes less than gRPC's own first pause
-	conn, err := grpc.NewClient(a.server,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	opts, err := a.security()
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient(a.server, append(opts,
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: a.timeout}),
-		grpc.WithUserAgent("quotactl/"+buildVersion()))
+		grpc.WithUserAgent("quotactl/"+buildVersion()))...)
 	if err != nil {
 		return fmt.Errorf("server %q: %w", a.server, err)
 	}

@@ -72,6 +72,7 @@ func bucketProto(name string, s quota.Settings) *quotadv1.Bucket {
 	b := &quotadv1.Bucket{
 		Name: name, Limits: limitsProto(s.Limits), Zone: s.Zone, Description: s.Description,
 		OnExpiry: quotadv1.OnExpiry_ON_EXPIRY_CHARGE, Hold: holdProto(s.Hold), Estimates: estimatesProto(s.Estimates),
+		Thresholds:     thresholdsProto(s.Thresholds),
 		MaxHoldPercent: int32(s.MaxHold), MaxInFlight: s.MaxInFlight, //nolint:gosec // at most 100
 	}
 	if s.OnExpiry == quota.ExpiryRelease {

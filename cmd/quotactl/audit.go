@@ -13,13 +13,16 @@ import (
 func (a *app) auditCommand() *cobra.Command {
 	var most int32
 	cmd := &cobra.Command{
-		Use:               "audit [PREFIX] [flags]",
-		Short:             "show who changed what, newest first",
-		Long:              `Shows the changes that people and the buckets file made, newest first; with PREFIX those of that bucket and those below it.`,
-		Example:           `  quotactl audit --limit 5`,
+		Use:   "audit [PREFIX] [flags]",
+		Short: "show who changed what, newest first",
+		Long: `Shows the changes that people and the buckets file made, newest first; with PREFIX those of that bucket and those below it. A
+bucket that is named as a command below stands behind "--".`,
+		Example: `  quotactl audit --limit 5
+  quotactl audit verify`,
 		Args:              operands("[PREFIX]"),
 		ValidArgsFunction: a.completeBucket,
 	}
+	cmd.AddCommand(a.auditVerifyCommand())
 	cmd.Flags().Int32Var(&most, "limit", 20, "show `N` changes at most")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if most < 1 {

@@ -9,12 +9,14 @@ import (
 	"hash"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	quotadv1 "github.com/quotad/quotad/gen/quotad/v1"
 	"github.com/quotad/quotad/internal/store"
+	"github.com/quotad/quotad/internal/store/boltengine"
 )
 
 func (a *app) backupCommand() *cobra.Command {
@@ -24,13 +26,20 @@ func (a *app) backupCommand() *cobra.Command {
 		Short: "write a verified copy of the running daemon's ledger",
 		Long: `Writes a consistent copy of the ledger to FILE, mode 0600, while quotad goes on. The copy gets its name only when it is whole,
 on the disk, and verified: its SHA-256, its structure, its checksums, and its counts against its receipts. If nothing arrives
-for a minute, or for --timeout if that is longer, it gives up.`,
-		Example: `  quotactl backup /var/backups/quotad-2026-11-22.db`,
-		Args:    operands("FILE"),
+for a minute, or for --timeout if that is longer, it gives up.
+
+With - for FILE the verified copy goes to standard output, by way of the directory for temporary files, for a place that quotactl
+cannot write to.`,
+		Example: `  quotactl backup /var/backups/quotad-2026-11-22.db
+  kubectl exec quotad-0 -- /quotactl backup - > quotad.db`,
+		Args: operands("FILE"),
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "replace FILE if it exists")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		path := args[0]
+		if path == "-" {
+			return a.backupOut(cmd)
+		}
 		if !force && exists(path) {
 			return &hinted{err: fmt.Errorf("%s exists", path), hint: "--force replaces it"}
 		}
@@ -43,6 +52,33 @@ for a minute, or for --timeout if that is longer, it gives up.`,
 		})
 	}
 	return cmd
+}
+
+// backupOut sends a verified copy to standard output, which is then not the place for words.
+func (a *app) backupOut(cmd *cobra.Command) error {
+	if a.isTerminal(1) {
+		return usagef(cmd, "- would write the bytes of a file to this terminal; send them on, as in quotactl backup - > FILE")
+	}
+	dir, err := os.MkdirTemp("", "quotactl-backup-")
+	if err != nil {
+		return fmt.Errorf("making room for the backup: %w", err)
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // it is in the directory for temporary files
+	path := filepath.Join(dir, boltengine.FileName)
+	made, err := a.backup(cmd.Context(), path, false)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("reading the backup: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	if _, err := io.Copy(a.stdout, f); err != nil {
+		return fmt.Errorf("writing the backup: %w", err)
+	}
+	fmt.Fprintf(a.stderr, "quotactl: %s, %s, sha256 %s; verified\n", sizeOf(made.Bytes), count(made.Accounts, "count"), made.SHA256)
+	return nil
 }
 
 // backupMade is what a backup turned out to be.

@@ -45,7 +45,7 @@ func helpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:                   "help [COMMAND]",
 		Short:                 "explain a command",
-		Args:                  operands("[COMMAND]"),
+		Args:                  operands("[COMMAND]", "[COMMAND]"),
 		DisableFlagsInUseLine: true,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			var names []string

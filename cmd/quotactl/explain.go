@@ -49,6 +49,9 @@ type denied struct{ denial *quotadv1.Denial }
 
 func (e *denied) Error() string { return e.denial.GetMessage() }
 
+// controlHint is what to do where quotad answers applications alone.
+const controlHint = "give --server, or QUOTAD_SERVER, the address of --control-listen"
+
 // explain puts an error into words.
 func (a *app) explain(err error) refusal {
 	r := refusal{code: exitError}
@@ -64,7 +67,10 @@ func (a *app) explain(err error) refusal {
 		r.lines = strings.Split(err.Error(), "\n")
 	}
 	if e, ok := errors.AsType[*hinted](err); ok {
-		r.hints = []string{e.hint}
+		r.hints = nil
+		if e.hint != "" {
+			r.hints = []string{e.hint}
+		}
 		if e.code != 0 {
 			r.code = e.code
 		}
@@ -227,7 +233,12 @@ func (a *app) explainStatus(st *status.Status) refusal {
 	switch st.Code() {
 	case codes.Unavailable:
 		r.lines = []string{fmt.Sprintf("no answer from quotad at %s: %s", a.server, transport(st.Message()))}
-		if neverSent(st) {
+		switch {
+		case strings.Contains(st.Message(), "authentication handshake failed"):
+			r.hints = []string{"--tls-ca names who signed quotad's certificate, --tls-server-name the name it is for; quotad may ask for --tls-cert and --tls-key"}
+		case strings.Contains(st.Message(), "reading server preface"):
+			r.hints = []string{"does quotad speak TLS there? --tls-ca FILE or --tls speaks it, too"}
+		case neverSent(st):
 			r.hints = []string{"is quotad running there? quotad --dev starts one to try; --server or QUOTAD_SERVER names another address"}
 		}
 	case codes.Canceled:
@@ -237,8 +248,14 @@ func (a *app) explainStatus(st *status.Status) refusal {
 		r.hints = []string{"--timeout waits longer"}
 	case codes.Unimplemented:
 		r.hints = []string{"this version of quotad does not have that yet; quotactl version shows both versions"}
-	case codes.PermissionDenied, codes.Unauthenticated:
-		r.hints = []string{"this caller may not do that"}
+		if strings.Contains(st.Message(), "(control-listen)") {
+			r.hints = []string{controlHint}
+		}
+	case codes.PermissionDenied:
+		about := detailIn[*errdetails.ErrorInfo](st).GetMetadata()
+		r.hints = accessHints(about["principal"], about["verb"], about["bucket"])
+	case codes.Unauthenticated:
+		r.hints = []string{"show quotad who this is: --token-file FILE or QUOTAD_TOKEN_FILE has a token that is not revoked and has not expired, --tls-cert and --tls-key a certificate"}
 	case codes.Internal, codes.Unknown:
 		r.hints = []string{"a defect in quotad: please report it, with what its log says"}
 	default:

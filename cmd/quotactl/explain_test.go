@@ -66,7 +66,7 @@ func TestExplain(t *testing.T) {
 		{refused(t, codes.DataLoss, "RECORD_CORRUPT", "quotad", "damaged"), 1, "damaged | stop quotad, see what quotactl verify finds in its data directory, and restore a backup"},
 		{refused(t, codes.Unavailable, "OVERLOADED", "elsewhere", "busy"), 1, "no answer from quotad at there:1: busy"},
 		{status.Error(codes.Unimplemented, "no such method"), 1, "no such method | this version of quotad does not have that yet; quotactl version shows both versions"},
-		{status.Error(codes.PermissionDenied, "not you"), 1, "not you | this caller may not do that"},
+		{status.Error(codes.PermissionDenied, "not you"), 1, "not you | quotactl auth whoami tells whom quotad takes this caller for, and what that one may do"},
 		{status.Error(codes.Internal, "nil map"), 1, "nil map | a defect in quotad: please report it, with what its log says"},
 		{status.Error(codes.DeadlineExceeded, "context deadline exceeded"), 1, "no answer from quotad at there:1 within 5s | --timeout waits longer"},
 		{fmt.Errorf("asking: %w", context.Canceled), 1, "interrupted"},

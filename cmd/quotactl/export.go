@@ -51,6 +51,7 @@ func settingsOf(b *quotadv1.Bucket) quota.Settings {
 	s := quota.Settings{
 		Zone: b.GetZone(), Description: b.GetDescription(), MaxHold: int(b.GetMaxHoldPercent()), MaxInFlight: b.GetMaxInFlight(),
 		Hold: b.GetHold().AsDuration(), Estimates: estimatesOf(b.GetEstimates()),
+		Thresholds: thresholdsOf(b.GetThresholds()),
 	}
 	for _, l := range b.GetLimits() {
 		s.Limits = append(s.Limits, limitOf(l))

@@ -55,6 +55,9 @@ func (a *app) showView(w io.Writer, v *quotadv1.BucketView) {
 		{"zone", v.GetZone()},
 	}
 	facts = append(facts, termFacts(v)...)
+	if told := v.GetDeclared().GetThresholds(); told != nil {
+		facts = append(facts, [2]string{"thresholds", formatThresholds(told)})
+	}
 	a.showFacts(w, append(facts, [2]string{"about", v.GetDeclared().GetDescription()}))
 	if len(v.GetBalances()) > 0 {
 		fmt.Fprintln(w)

@@ -8,7 +8,9 @@ const (
 {{end}}{{.UsageString}}`
 
 	usageTemplate = `Usage:
-  {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND [flags]{{else}}{{.UseLine}}{{end}}
+  {{if .Runnable}}{{.UseLine}}{{end}}
+{{- if and .HasAvailableSubCommands .HasParent}}{{if .Runnable}}
+  {{end}}{{.CommandPath}} COMMAND [flags]{{end}}
 {{- if .HasExample}}
 
 Examples:
@@ -32,6 +34,6 @@ Flags:
 {{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}
 {{- if .HasAvailableInheritedFlags}}
 
-Flags of every command: --server, --timeout, --output, --color; see quotactl --help.{{end}}
+Flags of every command: --server, --tls..., --token-file, --timeout, --output, --color; see quotactl --help.{{end}}
 `
 )

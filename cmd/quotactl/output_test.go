@@ -21,7 +21,7 @@ func TestEmit(t *testing.T) {
 	for _, text := range texts {
 		m := &quotadv1.AuditRecord{Sequence: 1<<63 - 1, Reason: text, Bucket: "acme/*"}
 		want := map[string]any{
-			"sequence": "9223372036854775807", "principal": "", "action": "", "bucket": "acme/*", "before": "", "after": "", "reason": text,
+			"sequence": "9223372036854775807", "principal": "", "action": "", "bucket": "acme/*", "before": "", "after": "", "reason": text, "hash": "",
 		}
 		for format, read := range map[string]func([]byte, any) error{
 			"json": json.Unmarshal,
@@ -51,7 +51,7 @@ func TestEmitIsStable(t *testing.T) {
 	if err := a.emitLine(&quotadv1.WatchUsageResponse{Full: true}); err != nil {
 		t.Fatal(err)
 	}
-	if want := `{"balances":[],"full":true}` + "\n"; out.String() != want {
+	if want := `{"balances":[],"full":true,"events":[]}` + "\n"; out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
 	}
 }

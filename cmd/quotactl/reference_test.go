@@ -57,6 +57,9 @@ func reference(t *testing.T) string {
 		if c.Name() != "help" {
 			section(c.Name())
 		}
+		for _, below := range c.Commands() {
+			section(c.Name(), below.Name())
+		}
 	}
 	return strings.Replace(s.String(), "### quotactl \n", "### quotactl\n", 1)
 }
@@ -97,6 +100,9 @@ func strangers(root *cobra.Command, text string) []string {
 	for _, c := range root.Commands() {
 		commands["quotactl "+c.Name()] = true
 		note(c)
+		for _, below := range c.Commands() {
+			note(below)
+		}
 	}
 	var found []string
 	for _, name := range regexp.MustCompile("quotactl [a-z_]+").FindAllString(text, -1) {
@@ -149,15 +155,20 @@ func TestEveryCommandIsScripted(t *testing.T) {
 		}
 		all.Write(text)
 	}
-	for _, c := range testRoot().Commands() {
-		calls := regexp.MustCompile(`(?m)^!? ?(ctl|exec quotactl)( -tty)? `+c.Name()+`\b.*$`).FindAllString(all.String(), -1)
+	commands := testRoot().Commands()
+	for _, c := range commands {
+		commands = append(commands, c.Commands()...)
+	}
+	for _, c := range commands {
+		name := strings.TrimPrefix(c.CommandPath(), "quotactl ")
+		calls := regexp.MustCompile(`(?m)^!? ?(ctl|exec quotactl)( -tty)? `+name+`\b.*$`).FindAllString(all.String(), -1)
 		if len(calls) == 0 {
-			t.Errorf("no script calls quotactl %s", c.Name())
+			t.Errorf("no script calls quotactl %s", name)
 			continue
 		}
 		for _, flag := range flagsOf(c) {
 			if !strings.Contains(strings.Join(calls, "\n")+" ", flag) {
-				t.Errorf("no script calls quotactl %s with %s", c.Name(), flag)
+				t.Errorf("no script calls quotactl %s with %s", name, flag)
 			}
 		}
 	}

@@ -52,7 +52,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ctl": cmdQuotactl, "daemon": cmdDaemon, "halt": cmdHalt, "crash": cmdCrash, "answer": cmdAnswer, "damage": cmdDamage,
-			"expired": cmdExpired,
+			"expired": cmdExpired, "waitfor": cmdWaitFor,
 		},
 	})
 }
@@ -134,12 +134,14 @@ var unsteady = []struct {
 	{regexp.MustCompile(`\b\d{8}T\d{6}Z\b`), "YYYYMMDDTHHMMSSZ"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "<uuid>"},
 	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "<sha256>"},
+	{regexp.MustCompile(`"hash": "[0-9A-Za-z+/]{43}="`), `"hash": "<sha256>"`},
 	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d\b`), "YYYY-MM-DD"},
 	{regexp.MustCompile(`"\d{4}-\d\d"`), `"YYYY-MM"`},
 	{regexp.MustCompile(`\bin \d+[dhms](\d+[hms])?`), "in <span>"},
 	{regexp.MustCompile(`\d+[dhms](\d+[hms])?, since`), "<span>, since"},
 	{regexp.MustCompile(`\b\d+\.\d [KMG]iB`), "<size>"},
 	{regexp.MustCompile(`"bytes": \d+`), `"bytes": <size>`},
+	{regexp.MustCompile(`quotad_[A-Za-z0-9_-]{43}`), "quotad_<token>"},
 	{regexp.MustCompile(`process \d+`), "process <pid>"},
 }
 
@@ -182,6 +184,26 @@ func cmdExpired(ts *testscript.TestScript, _ bool, args []string) {
 			for _, r := range list.Reservations {
 				expired = expired || r.ID == id && r.Ended != ""
 			}
+		}
+	}
+}
+
+// cmdWaitFor runs the doctor until it says what a pattern matches: waitfor PATTERN.
+func cmdWaitFor(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile(args[0])
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for {
+		var out bytes.Buffer
+		run(ctx, []string{"doctor"}, env{
+			stdin: strings.NewReader(""), stdout: &out, stderr: io.Discard,
+			getenv: ts.Getenv, isTerminal: func(int) bool { return false }, now: time.Now,
+		})
+		if want.Match(out.Bytes()) {
+			return
+		}
+		if ctx.Err() != nil {
+			ts.Fatalf("it never said %q, but at last:\n%s", want, &out)
 		}
 	}
 }

@@ -28,7 +28,7 @@ A LIMIT is a number, a unit and a window, as in "50 calls/day" or "2_000_000 tok
 the window for the day. Windows are minute, hour, day, week, month, year and ever. "off" counts without a limit.
 
 --max-hold, --max-in-flight, --hold, --on-expiry and --estimate say what holds for reservations. The last is also what an acquire
-takes of a unit for which it does not say how many.`,
+takes of a unit for which it does not say how many. --thresholds says at which shares of each limit an event tells of it.`,
 		Example: `  quotactl set portfolio "50 calls/day"
   quotactl set 'acme/*' "20 calls/day" "100_000 tokens/month" --zone Europe/Berlin
   quotactl set bedrock "500 calls/day" "2_000_000 tokens/day" --max-hold 25% --max-in-flight 40 --estimate "4096 tokens"
@@ -124,12 +124,12 @@ func (a *app) showChange(w io.Writer, c *quotadv1.BucketChange) {
 }
 
 // declared is a declaration as people compare it.
-type declared struct{ limits, zone, expiry, maxHold, inFlight, hold, estimates, about string }
+type declared struct{ limits, zone, expiry, maxHold, inFlight, hold, estimates, told, about string }
 
 func facets(b *quotadv1.Bucket) declared {
 	d := declared{
 		limits: formatLimits(b.GetLimits()), zone: b.GetZone(), expiry: onExpiryWord(b.GetOnExpiry()), about: b.GetDescription(),
-		estimates: formatEstimates(b.GetEstimates()),
+		estimates: formatEstimates(b.GetEstimates()), told: formatThresholds(b.GetThresholds()),
 	}
 	if n := b.GetMaxHoldPercent(); n != 0 {
 		d.maxHold = fmt.Sprintf("%d%%", n)
@@ -159,6 +159,7 @@ func (d declared) line() string {
 	add("max in flight ", d.inFlight)
 	add("hold ", d.hold)
 	add("estimates ", d.estimates)
+	add("thresholds ", d.told)
 	if d.about != "" {
 		s += fmt.Sprintf("; %q", d.about)
 	}
@@ -184,6 +185,7 @@ func (d declared) to(e declared) string {
 	differ("max in flight ", cmp.Or(d.inFlight, "any number"), cmp.Or(e.inFlight, "any number"))
 	differ("hold ", cmp.Or(d.hold, config.FormatDuration(quota.HoldDefault)), cmp.Or(e.hold, config.FormatDuration(quota.HoldDefault)))
 	differ("estimates ", cmp.Or(d.estimates, "none"), cmp.Or(e.estimates, "none"))
+	differ("thresholds ", cmp.Or(d.told, "the daemon's"), cmp.Or(e.told, "the daemon's"))
 	differ("description ", fmt.Sprintf("%q", d.about), fmt.Sprintf("%q", e.about))
 	return s
 }

@@ -51,8 +51,12 @@ func (a *app) showStatus(w io.Writer, s *quotadv1.GetStatusResponse) {
 		{"retains", span(s.GetRetain().AsDuration())},
 		{"default", defaults},
 		{"zone", s.GetZone()},
-		{"reservations", fmt.Sprintf("%d open", s.GetOpenReservations())},
-		{"undeclared", fmt.Sprintf("%d of at most %d names today", s.GetUndeclaredNames(), s.GetUndeclaredNamesMax())},
+	}
+	// Who may not inspect every bucket is told neither these nor the size of the file, and is shown no zeros in their place.
+	if s.GetUndeclaredNamesMax() > 0 || s.GetOpenReservations() > 0 || s.GetFileBytes() > 0 {
+		facts = append(facts,
+			[2]string{"reservations", fmt.Sprintf("%d open", s.GetOpenReservations())},
+			[2]string{"undeclared", fmt.Sprintf("%d of at most %d names today", s.GetUndeclaredNames(), s.GetUndeclaredNamesMax())})
 	}
 	if len(s.GetProblems()) == 0 {
 		facts = append(facts, [2]string{"problems", a.paint(1, green, "none")})

@@ -20,6 +20,7 @@ type termFlags struct {
 	inFlight  amount
 	hold      holdTime
 	estimates []string
+	told      thresholds
 }
 
 func (f *termFlags) register(cmd *cobra.Command) {
@@ -27,6 +28,7 @@ func (f *termFlags) register(cmd *cobra.Command) {
 	cmd.Flags().Var(&f.inFlight, "max-in-flight", "at most `N` open reservations at a time (default any number)")
 	cmd.Flags().Var(&f.hold, "hold", "the `DURATION` for which one is held where its caller says 0 (default "+config.FormatDuration(quota.HoldDefault)+")")
 	cmd.Flags().StringArrayVar(&f.estimates, "estimate", nil, "an `ESTIMATE`, a number and a unit, of what a call needs; may be repeated")
+	cmd.Flags().Var(&f.told, "thresholds", "the `SHARES` of each limit at which an event tells of it, such as \"80%, 100%\", or off (default the daemon's)")
 }
 
 // set puts into a declaration what the flags say.
@@ -49,7 +51,7 @@ func (f *termFlags) set(cmd *cobra.Command, b *quotadv1.Bucket) error {
 		}
 		list = append(list, e)
 	}
-	b.Estimates = estimatesProto(list)
+	b.Estimates, b.Thresholds = estimatesProto(list), thresholdsProto(quota.Thresholds(f.told))
 	return nil
 }
 

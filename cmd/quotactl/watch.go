@@ -25,7 +25,8 @@ func (a *app) watchCommand() *cobra.Command {
 		Use:   "watch [PREFIX] [flags]",
 		Short: "show counts as they change",
 		Long: `Shows the current counts, and then their changes, until it is interrupted; with PREFIX those of that bucket and those below
-it. A terminal is painted anew; a pipe gets a line for each change. When quotad goes away it says so, and comes back with it.`,
+it, and thresholds as they are crossed. A terminal is painted anew; a pipe gets a line for each change and each threshold. When
+quotad goes away it says so, and comes back with it; what was crossed meanwhile is not shown.`,
 		Example: `  quotactl watch
   quotactl watch acme --interval 100ms -o json`,
 		Args:              operands("[PREFIX]"),
@@ -64,7 +65,11 @@ type watcher struct {
 	most  int // updates to show; 0 means no end
 	seen  int
 	known map[countKey]*quotadv1.Balance
+	told  []*quotadv1.ThresholdEvent // the newest, for a terminal
 }
+
+// toldShown is how many thresholds that were crossed a terminal shows below the counts.
+const toldShown = 5
 
 // The pauses before it tries to reach a daemon that went away.
 const (
@@ -150,11 +155,16 @@ func (w *watcher) show(update *quotadv1.WatchUsageResponse) error {
 	}
 	changed := w.learn(update)
 	if w.isTerminal(1) {
+		w.told = append(w.told, update.GetEvents()...)
+		w.told = w.told[max(0, len(w.told)-toldShown):]
 		w.repaint()
 		return nil
 	}
 	for _, b := range changed {
 		fmt.Fprintln(w.stdout, changeLine(update.GetTime().AsTime(), b))
+	}
+	for _, e := range update.GetEvents() {
+		fmt.Fprintln(w.stdout, eventLine(e))
 	}
 	return nil
 }
@@ -196,7 +206,14 @@ func changeLine(at time.Time, b *quotadv1.Balance) string {
 		spanOf(b.GetWindow()), orDash(b.GetWindowLabel()), b.GetUsed(), b.GetHeld(), limit, left, b.GetOverage())
 }
 
-// repaint shows all counts from the top of the screen.
+// eventLine says which threshold was crossed, in a line that begins like those of the counts.
+func eventLine(e *quotadv1.ThresholdEvent) string {
+	b := e.GetBalance()
+	return fmt.Sprintf("%s %s %s/%s %s crossed=%d%% used=%d limit=%d", stamp(e.GetTime().AsTime()), b.GetBucket(), b.GetUnit(),
+		spanOf(b.GetWindow()), orDash(b.GetWindowLabel()), e.GetPercent(), b.GetUsed(), b.GetLimit())
+}
+
+// repaint shows all counts from the top of the screen, and below them the thresholds that were crossed last.
 func (w *watcher) repaint() {
 	list := slices.Collect(maps.Values(w.known))
 	slices.SortFunc(list, func(a, b *quotadv1.Balance) int {
@@ -207,4 +224,10 @@ func (w *watcher) repaint() {
 		fmt.Fprintf(w.stdout, "nothing has been counted yet%s\n", under(w.req.GetPrefix()))
 	}
 	w.balances(list).write(w.stdout)
+	for i, e := range w.told {
+		if i == 0 {
+			fmt.Fprintln(w.stdout)
+		}
+		fmt.Fprintln(w.stdout, eventLine(e))
+	}
 }
