@@ -39,6 +39,7 @@ type load struct {
 	Duration    time.Duration
 	Warmup      time.Duration
 	Seed        uint64
+	TLS         string // a directory with ca.pem, client.pem and client-key.pem; "" means in the clear
 }
 
 // figures are what a load found. Latencies are in microseconds. Warm-up is left out.
@@ -97,7 +98,7 @@ type caller struct {
 func (l load) run(ctx context.Context) (figures, error) {
 	conns := make([]*grpc.ClientConn, l.Connections)
 	for i := range conns {
-		conn, err := connect(ctx, l.Server)
+		conn, err := connectBy(ctx, l.Server, l.TLS)
 		if err != nil {
 			return figures{}, err
 		}
@@ -227,8 +228,20 @@ func (l load) sum(callers []*caller) (figures, error) {
 
 // connect waits until the connection stands, so that a wrong address is told at once and no call pays for the handshake.
 func connect(ctx context.Context, server string) (*grpc.ClientConn, error) {
+	return connectBy(ctx, server, "")
+}
+
+// connectBy is connect over mTLS with the files of a directory; "" means in the clear.
+func connectBy(ctx context.Context, server, files string) (*grpc.ClientConn, error) {
+	creds := insecure.NewCredentials()
+	if files != "" {
+		var err error
+		if creds, err = clientCredentials(files); err != nil {
+			return nil, err
+		}
+	}
 	conn, err := grpc.NewClient(server,
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(),
+		grpc.WithTransportCredentials(creds), grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1.5, MaxDelay: 20 * time.Millisecond},
 			MinConnectTimeout: time.Second,
@@ -250,7 +263,11 @@ func connect(ctx context.Context, server string) (*grpc.ClientConn, error) {
 
 // declare gives all buckets of a load a limit that is out of its reach, so that every acquire is decided and none denied.
 func declare(ctx context.Context, server string) error {
-	conn, err := connect(ctx, server)
+	return declareBy(ctx, server, "")
+}
+
+func declareBy(ctx context.Context, server, files string) error {
+	conn, err := connectBy(ctx, server, files)
 	if err != nil {
 		return err
 	}

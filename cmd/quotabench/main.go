@@ -20,6 +20,7 @@ const usage = `Usage:
   quotabench [flags]               load a running server
   quotabench --serve-echo ADDR     serve the echo method until stopped
   quotabench suite [flags]         start a quotad and an echo server, compare them, print a table
+  quotabench secured [flags]       compare a quotad with mTLS, policy, metrics and events to a plain one
 
 Flags:
 `
@@ -53,6 +54,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		return runSuite(ctx, o, stdout, stderr)
 	}
+	if len(args) > 0 && args[0] == "secured" {
+		o, err := parseSuite(args[1:], stderr)
+		if err != nil {
+			return err
+		}
+		return runSecured(ctx, o, stdout, stderr)
+	}
 	o, err := parseLoad(args, stderr)
 	switch {
 	case err != nil:
@@ -61,7 +69,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return serveEcho(ctx, o.serveEcho, stdout)
 	}
 	if o.load.Target != targetEcho && !o.noSetup {
-		if err := declare(ctx, o.load.Server); err != nil {
+		if err := declareBy(ctx, o.load.Server, o.load.TLS); err != nil {
 			return err
 		}
 	}
@@ -93,6 +101,7 @@ func parseLoad(args []string, stderr io.Writer) (options, error) {
 	fs.DurationVar(&o.load.Duration, "duration", 5*time.Second, "how long to measure")
 	fs.DurationVar(&o.load.Warmup, "warmup", time.Second, "how long to call before that")
 	fs.Uint64Var(&o.load.Seed, "seed", 1, "of the sequence of buckets")
+	fs.StringVar(&o.load.TLS, "tls", "", "`directory` with ca.pem, client.pem and client-key.pem, for mTLS")
 	fs.BoolVar(&o.noSetup, "no-setup", false, "do not declare bench/* with a limit out of reach first")
 	fs.StringVar(&o.output, "o", "table", "output: table or json")
 	fs.StringVar(&o.serveEcho, "serve-echo", "", "serve the echo method on this `address` instead of calling anything")

@@ -26,6 +26,8 @@ type server struct {
 	addr string
 	cmd  *exec.Cmd
 	log  string // the file that has its output
+
+	files string // the directory of the TLS files that it is spoken to with; "" means in the clear
 }
 
 // build makes the daemon from the module of the working directory.
@@ -40,6 +42,11 @@ func build(ctx context.Context, dir string) (string, error) {
 
 // startQuotad starts the daemon on the files in data, and waits until it answers. It also says how long that took.
 func startQuotad(ctx context.Context, binary, data string) (*server, time.Duration, error) {
+	return startQuotadBy(ctx, binary, data, "", "--admin-listen", "off")
+}
+
+// startQuotadBy is startQuotad with more flags, for a daemon that is spoken to with the TLS files of a directory.
+func startQuotadBy(ctx context.Context, binary, data, files string, flags ...string) (*server, time.Duration, error) {
 	addr, err := freeAddress(ctx)
 	if err != nil {
 		return nil, 0, err
@@ -49,8 +56,8 @@ func startQuotad(ctx context.Context, binary, data string) (*server, time.Durati
 		return nil, 0, fmt.Errorf("starting quotad: %w", err)
 	}
 	defer func() { _ = log.Close() }()
-	s := &server{addr: addr, log: log.Name()}
-	s.cmd = exec.CommandContext(ctx, binary, "--data", data, "--create", "--listen", addr, "--admin-listen", "off")
+	s := &server{addr: addr, log: log.Name(), files: files}
+	s.cmd = exec.CommandContext(ctx, binary, append([]string{"--data", data, "--create", "--listen", addr}, flags...)...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	begun := time.Now()
 	if err := s.cmd.Start(); err != nil {
@@ -66,7 +73,7 @@ func startQuotad(ctx context.Context, binary, data string) (*server, time.Durati
 func (s *server) answers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	conn, err := connect(ctx, s.addr)
+	conn, err := connectBy(ctx, s.addr, s.files)
 	if err != nil {
 		return err
 	}
@@ -149,7 +156,7 @@ func (l load) inProcess(ctx context.Context) (figures, error) {
 	cmd := exec.CommandContext(ctx, self, "--server", l.Server, "--target", l.Target, "--no-setup", "-o", "json",
 		"--connections", strconv.Itoa(l.Connections), "--inflight", strconv.Itoa(l.InFlight), "--keys", strconv.Itoa(l.Keys),
 		"--zipf", fmt.Sprint(l.Zipf), "--ids="+strconv.FormatBool(l.IDs), "--seed", strconv.FormatUint(l.Seed, 10),
-		"--duration", l.Duration.String(), "--warmup", l.Warmup.String())
+		"--duration", l.Duration.String(), "--warmup", l.Warmup.String(), "--tls", l.TLS)
 	var told bytes.Buffer
 	cmd.Stderr = &told
 	out, err := cmd.Output()
