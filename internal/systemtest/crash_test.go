@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,8 @@ type crasher struct {
 	chance *rand.Rand
 	before int   // acquires noted before the load of this cycle
 	low    int64 // the limit of crash/low, which is to run out on the way
+
+	changes, acknowledged atomic.Int64 // of a declaration, each with another limit: asked for, and answered
 }
 
 // declare makes buckets with limits out of reach, one that runs out, and a parent of them all.
@@ -53,10 +56,45 @@ func charges(r *rand.Rand) []*quotadv1.Charge {
 func (c *crasher) load(d *daemon, after time.Duration) {
 	c.before = c.len()
 	d.killUnder(c.chance, after, func(ctx context.Context, conn *client, r *rand.Rand) bool {
+		if r.IntN(32) == 0 && !c.change(ctx, conn) {
+			return false
+		}
 		n := c.begin(charges(r)...)
 		_, err := conn.Acquire(ctx, n.request())
 		return c.end(n, err) != perhaps
 	})
+}
+
+// change declares a bucket anew, which the audit trail keeps, and tells whether it was answered.
+func (c *crasher) change(ctx context.Context, conn *client) bool {
+	_, err := conn.SetBucket(ctx, &quotadv1.SetBucketRequest{Bucket: &quotadv1.Bucket{
+		Name: "changed", Limits: []*quotadv1.Limit{{Unit: "calls", Window: quotadv1.Window_WINDOW_DAY, Max: c.changes.Add(1)}},
+	}})
+	if err == nil {
+		c.acknowledged.Add(1)
+	}
+	return err == nil
+}
+
+// audited holds the audit trail against the changes: each that was acknowledged is there, and none that nobody asked for. That the
+// trail is whole is part of what verify looks at.
+func (c *crasher) audited(conn *client) {
+	c.t.Helper()
+	var kept int64
+	req := &quotadv1.ListAuditRequest{Prefix: "changed", PageSize: 1000}
+	for {
+		resp, err := conn.ListAudit(c.t.Context(), req)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		kept += int64(len(resp.GetRecords()))
+		if req.PageToken = resp.GetNextPageToken(); req.PageToken == "" {
+			break
+		}
+	}
+	if asked, told := c.changes.Load(), c.acknowledged.Load(); kept < told || kept > asked || told == 0 {
+		c.faults("the audit trail has %d changes, of %d that were asked for and %d that were acknowledged", kept, asked, told)
+	}
 }
 
 // killUnder has clients call until their daemon is gone, which happens after the time given, counted from the first answer. A
@@ -168,6 +206,7 @@ func TestCrash(t *testing.T) {
 	conn = d.dial(t)
 	c.recall(t.Context(), conn, sample(c.chance, c.with(granted, 0), portion(10_000, 1000, 1_000_000)))
 	low := conn.used(t, "crash")["crash/low"]
+	c.audited(conn)
 	d.stop()
 	report := c.verify(&c.findings)
 	if faults := c.found(); len(faults) > 0 {

@@ -29,7 +29,8 @@ type site struct {
 	t      *testing.T
 	dir    string // of the data
 	socket string
-	hasty  bool // run the control instead of quotad
+	hasty  bool     // run the control instead of quotad
+	more   []string // flags besides those that all have
 }
 
 func newSite(t *testing.T) *site {
@@ -61,7 +62,8 @@ func (s *site) launch() *daemon {
 		d.cmd = exec.Command(self, s.dir, s.socket)
 		env = append(env, hastyRole+"=1")
 	} else {
-		d.cmd = exec.Command(os.Getenv(built), "--data", s.dir, "--create", "--listen", "unix://"+s.socket, "--admin-listen", "off")
+		args := append([]string{"--data", s.dir, "--create", "--listen", "unix://" + s.socket, "--admin-listen", "off"}, s.more...)
+		d.cmd = exec.Command(os.Getenv(built), args...)
 	}
 	d.cmd.Env, d.cmd.Stdout, d.cmd.Stderr = env, d.said, d.said
 	if err := d.cmd.Start(); err != nil {
