@@ -13,7 +13,7 @@ AGAINST  ?= HEAD~1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: demo test race long fuzz bench gobench slowest
+.PHONY: demo test race long fuzz bench gobench test-root slowest
 demo: ## watch a real quotad live through a day, a crash included
 	$(GO) run ./cmd/quotademo
 test: ## the fast tier: every promise, within 90 s
@@ -29,6 +29,8 @@ bench: ## quotad against an echo server, and the disk's own price
 	$(GO) run ./cmd/quotabench suite
 gobench: ## the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+test-root: ## as root: packages and images lived with, and what else needs root (minutes)
+	QUOTAD_ROOT=1 $(GO) test -count=1 -timeout 15m $$(grep -rl --include='*_test.go' QUOTAD_ROOT . | xargs -n 1 dirname | sort -u)
 slowest: ## which tests use up the fast tier's 90 s
 	$(GO) test -count=1 -json ./... | $(TOOL) gotestsum tool slowest --num 20
 
@@ -55,6 +57,25 @@ proto-check: ## the contract: linted, formatted, unbroken since AGAINST (HEAD~1)
 	@$(BUF) generate --output .tmp && diff -r .tmp/gen gen || { echo "gen/ is not what proto/ says (make proto)"; exit 1; }
 	@rm -rf .tmp
 
+.PHONY: release deb image sbom vuln
+release: ## reproducible binaries for linux into dist/, with SBOMs; VERSION=v1.2.3 has to be the tag
+	VERSION=$(VERSION) deploy/release/build
+deb: release ## the Debian packages (needs dpkg-deb)
+	deploy/debian/build
+image: release ## the container images, as OCI archives (needs buildah, and no daemon)
+	deploy/image/build
+sbom: ## what bin/quotad is made of, as CycloneDX
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/quotad ./cmd/quotad && $(GO) run ./deploy/release/sbom bin/quotad
+vuln: ## ask Go's vulnerability database (needs the network)
+	deploy/release/vulncheck
+
+.PHONY: kubernetes-check
+kubernetes-check: ## the chart and the manifests, rendered and held to their rules (builds helm, once)
+	@rm -rf .tmp/rendered
+	cd deploy/kubernetes/check && $(GO) mod tidy -diff && $(GO) vet . && $(GO) run . -out $(CURDIR)/.tmp/rendered
+	QUOTAD_RENDERED=$(CURDIR)/.tmp/rendered $(GO) test -count=1 -run '^(TestKubernetesFiles|TestChartKeys)$$' ./deploy
+	@rm -rf .tmp/rendered
+
 .PHONY: build install ci clean
 build: ## static binaries into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
@@ -63,4 +84,4 @@ install: ## quotad and quotactl into Go's bin directory
 ci: ## all that CI runs
 	.ci/run
 clean: ## remove what these targets leave behind
-	rm -rf bin .tmp
+	rm -rf bin dist .tmp

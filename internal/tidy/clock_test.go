@@ -11,6 +11,8 @@ var clockAllowed = []exemption{
 	{"cmd/", "main packages pass the clock on"},
 	{"client/options.go", "the default of WithClock"},
 	{"bedrock/guard.go", "the default of WithClock"},
+	{"internal/store/boltengine/boltengine.go", "the default of Options.Now"},
+	{"internal/server/tls.go", "the default of CertificateFiles.Now, as TLS goes by the machine's clock, too"},
 	{"internal/store/store.go", "the defaults of Options.Now and Options.Uptime"},
 }
 

@@ -50,9 +50,11 @@ var table = []room{
 	{row: 3, pkg: "internal/metrics", third: []string{"github.com/prometheus"}},
 	{row: 4, pkg: "internal/service", third: []string{grpc, protobuf, rpcTypes}},
 	{row: 4, pkg: "internal/config"},
-	{row: 5, pkg: "internal/server", third: []string{grpc, "golang.org/x/net"}},
+	{row: 4, pkg: "internal/notify"},
+	{row: 4, pkg: "internal/tracing", third: []string{grpc, "go.opentelemetry.io"}},
+	{row: 5, pkg: "internal/server", third: []string{grpc, rpcTypes, xsys, "github.com/coreos/go-systemd/v22/activation"}},
 	{row: programs, pkg: "cmd/quotad", third: []string{"github.com/fsnotify/fsnotify", "golang.org/x/term"}},
-	{row: programs, pkg: "cmd/quotactl", third: []string{"github.com/spf13/cobra", "github.com/goccy/go-yaml", "golang.org/x/term", uuid, grpc, protobuf, rpcTypes}},
+	{row: programs, pkg: "cmd/quotactl", third: []string{"github.com/spf13/cobra", "github.com/goccy/go-yaml", "golang.org/x/term", "github.com/gofrs/flock", uuid, grpc, protobuf, rpcTypes}},
 	{row: programs, pkg: "cmd/quotabench", third: []string{grpc, protobuf, xsys}},
 	{row: programs, pkg: "cmd/quotademo", third: []string{grpc}},
 	{row: programs, pkg: "client/quotatest", third: []string{grpc}},
@@ -61,6 +63,8 @@ var table = []room{
 	{row: tests, pkg: "internal/systemtest"},
 	{row: tests, pkg: "internal/bedrocktest"},
 	{row: tests, pkg: "examples"},
+	{row: tests, pkg: "deploy"},
+	{row: tests, pkg: "deploy/release/sbom"},
 }
 
 func find(pkg string) (room, bool) {
