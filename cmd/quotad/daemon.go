@@ -259,7 +259,7 @@ func (d *daemon) listen(ctx context.Context) (err error) {
 		if a.Network == "" {
 			return nil, nil //nolint:nilnil // off
 		}
-		o.Inherited = inherited
+		o.Inherited, o.Unlocked = inherited, d.c.Data == ""
 		l, err := server.Listen(ctx, a, o)
 		if err == nil {
 			all = append(all, l)

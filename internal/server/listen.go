@@ -34,11 +34,14 @@ type ListenOptions struct {
 	Group     string      // of a unix socket, a name or a number; "" means that of the process, or of the directory if it says so
 	Remote    bool        // whether other machines may reach it
 	Inherited *Inherited  // what the service manager passed, for fd://NAME; nil means nothing
+	// Unlocked is for who holds no lock of a data directory, and so cannot know that a socket which is left over is nobody's: it is
+	// left where it is, and refused.
+	Unlocked bool
 }
 
 // Listen opens an address. Unless other machines may reach it, a host name is resolved, and refused unless every address that it stands
 // for is on loopback. A socket is at no moment more open than it will be; one that is left over and that nobody answers on is taken away,
-// so the caller should hold the lock of the data directory. What the service manager opened is checked for where it can be reached from,
+// unless Unlocked is set: the caller holds the lock of the data directory. What the service manager opened is checked for where it can be reached from,
 // and is otherwise as its unit says.
 func Listen(ctx context.Context, a config.Address, o ListenOptions) (net.Listener, error) {
 	var l net.Listener
@@ -102,7 +105,7 @@ func listenSocket(ctx context.Context, path string, o ListenOptions) (net.Listen
 	} else if !info.IsDir() {
 		return nil, fmt.Errorf("%s is not a directory", dir)
 	}
-	if err := clearSocket(ctx, path); err != nil {
+	if err := clearSocket(ctx, path, o.Unlocked); err != nil {
 		return nil, err
 	}
 	l, err := bindSocket(ctx, path)
@@ -156,7 +159,7 @@ func groupOf(group string) (int, error) {
 }
 
 // clearSocket takes away what a killed daemon left behind, and nothing else.
-func clearSocket(ctx context.Context, path string) error {
+func clearSocket(ctx context.Context, path string, unlocked bool) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -177,6 +180,9 @@ func clearSocket(ctx context.Context, path string) error {
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("seeing whether somebody answers: %w", err)
+	}
+	if unlocked {
+		return fmt.Errorf("%s was left over by a process that was killed, and without --data there is no lock that says whose it is; if it is nobody's, remove it", path)
 	}
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("taking away what was left over: %w", err)

@@ -36,6 +36,12 @@ func TestListenSocket(t *testing.T) {
 	// A killed daemon leaves its socket behind.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	_ = l.Close()
+	if l, err := Listen(t.Context(), socketAt(path), ListenOptions{Unlocked: true}); err == nil {
+		_ = l.Close()
+		t.Error("a socket that was left over is taken without a lock")
+	} else if !strings.HasSuffix(err.Error(), "if it is nobody's, remove it") {
+		t.Errorf("a socket that was left over, without a lock: %v", err)
+	}
 	again, err := Listen(t.Context(), socketAt(path), ListenOptions{})
 	if err != nil {
 		t.Fatalf("a socket that was left over: %v", err)
