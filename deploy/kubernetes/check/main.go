@@ -143,7 +143,8 @@ func documented(helm string) ([]rendering, error) {
 	}
 	defer os.RemoveAll(work) //nolint:errcheck // it is for this run alone
 	base, overlay := filepath.Join(work, "quotad/deploy/kubernetes/shared"), filepath.Join(work, "production")
-	err = errors.Join(os.CopyFS(base, os.DirFS("../shared")), os.CopyFS(overlay, os.DirFS("../shared")),
+	shared := os.DirFS(filepath.Join("..", "shared"))
+	err = errors.Join(os.CopyFS(base, shared), os.CopyFS(overlay, shared),
 		os.WriteFile(filepath.Join(overlay, "kustomization.yaml"), []byte(block("apiVersion: kustomize")), 0o600),
 		os.WriteFile(filepath.Join(work, "values.yaml"), []byte(block("image: {repository")), 0o600))
 	if err != nil {
